@@ -1,0 +1,51 @@
+/** What is done to a domain, and how it can fail. */
+import type { HostDevice } from "./hostdev.ts";
+import type { DomainKey } from "./domain.ts";
+import type { Result } from "./result.ts";
+
+/** Where a device goes: one enumeration of a host device, a controller, a root port on it (1-based). */
+export type Place = {
+  readonly domain: DomainKey;
+  readonly device: HostDevice;
+  /** LiveController.bus; for a controller still to be made, the bus that it will have. */
+  readonly bus: string;
+  readonly port: number;
+  /** The controller is not there yet: make it first. */
+  readonly create: NewController | null;
+};
+
+export type NewController = {
+  /** Name without our id prefix. */
+  readonly name: string;
+  readonly driver: string;
+  readonly ports: number;
+  /** PCI bus it goes on, one of LiveDomain.freeSlots; null: none is free (tried all the same where the bus is not known). */
+  readonly slot: string | null;
+};
+
+/** What a machine's action works on: the object that stands (or stood) for a device in a domain. */
+export type Attached = {
+  readonly domain: DomainKey;
+  /** LiveObject.path. */
+  readonly path: string;
+  readonly bus: string;
+  readonly port: number;
+  /** instanceOf() the host device behind it; null: none that is present (a dead object). */
+  readonly instance: string | null;
+};
+
+/**
+ * transient: again with backoff, at once on a relevant event. waiting: a named fact must change, told to the planner.
+ * terminal: a person, a replug or a new desired state must act.
+ */
+export type ActionError = { readonly kind: "transient" | "waiting" | "terminal"; readonly reason: string; readonly message: string };
+
+/** What was seen afterwards (null: nothing is attached), or why nothing moved. */
+export type Outcome = Result<Attached | null, ActionError>;
+
+/** Prefixes of everything plugherd makes on plain QEMU (product.md §2, "Whose is it?"). */
+export const DEVICE_PREFIX = "plugherd-";
+export const CONTROLLER_PREFIX = "plugherd-ctrl-";
+export const deviceId = (device: Pick<HostDevice, "bus" | "address" | "inode">): string =>
+  `${DEVICE_PREFIX}${String(device.bus)}-${String(device.address)}-${String(device.inode)}`;
+export const controllerId = (name: string): string => `${CONTROLLER_PREFIX}${name}`;

@@ -1,0 +1,63 @@
+/** Every duration of the program in milliseconds, with its reason. Tests hand in smaller ones. */
+export type Timings = {
+  /** A file written in place is read once it has not changed for this long (product.md §2). */
+  readonly fileSettleMs: number;
+  /** A file that vanished is a decision after this long; the same name coming up elsewhere meanwhile is a move. */
+  readonly vanishMs: number;
+  /** Connect, greeting, negotiation of a monitor (facts/qmp.md J.2). */
+  readonly connectMs: number;
+  readonly greetingMs: number;
+  /** One QMP command. QEMU answers in under a millisecond; one that resets a device took 0.36 s at most on the testbed. */
+  readonly commandMs: number;
+  /** One attach or detach as a whole, controller included. */
+  readonly actionMs: number;
+  /** Backoff of a claim: ceiling doubles from base to max, the app draws below it (full jitter). */
+  readonly backoffBaseMs: number;
+  readonly backoffMaxMs: number;
+  /** Reconnect of a monitor: the same shape. */
+  readonly reconnectBaseMs: number;
+  readonly reconnectMaxMs: number;
+  /** Full listing of every domain and re-read of the host; the one slow timer (product.md §8). */
+  readonly auditMs: number;
+  /** Interfaces come a moment after the node: re-read after 1, 2, 4 … ms until complete, this long at most. */
+  readonly hostSettleMs: number;
+  /** More than this many disconnects of one claim within the window is Flapping, until it has stayed for the hold-off. */
+  readonly flapWindowMs: number;
+  readonly flapCount: number;
+  readonly flapHoldMs: number;
+  /** Somebody else undid a claim this many times within the window: Contested. */
+  readonly contestWindowMs: number;
+  readonly contestCount: number;
+  /** A logical device that changes its ids (anyOf) may be away this long and is ReEnumerating. */
+  readonly reEnumerateMs: number;
+  /** A device that comes back at the same busid within this time with another identity is quarantined. */
+  readonly identityMs: number;
+  /** QEMU finds a device but cannot open it: tries before OpenRefused. */
+  readonly openTries: number;
+  /** Default length of an operator's hold. */
+  readonly holdMs: number;
+};
+
+export const defaultTimings: Timings = {
+  fileSettleMs: 100,
+  vanishMs: 5_000,
+  connectMs: 1_000,
+  greetingMs: 2_000,
+  commandMs: 5_000,
+  actionMs: 15_000,
+  backoffBaseMs: 100,
+  backoffMaxMs: 30_000,
+  reconnectBaseMs: 50,
+  reconnectMaxMs: 5_000,
+  auditMs: 30_000,
+  hostSettleMs: 500,
+  flapWindowMs: 10_000,
+  flapCount: 10,
+  flapHoldMs: 3_000,
+  contestWindowMs: 600_000,
+  contestCount: 3,
+  reEnumerateMs: 30_000,
+  identityMs: 2_000,
+  openTries: 5,
+  holdMs: 3_600_000,
+};
