@@ -1,0 +1,81 @@
+/** Composition root: configuration -> adapters + controller. The only place where they meet, and where real time and chance come in. */
+import { randomUUID } from "node:crypto";
+import { createDesiredFiles } from "./adapters/desired-files.ts";
+import { createDomains } from "./adapters/domains.ts";
+import { createHostUsb } from "./adapters/host-usb.ts";
+import { createPolicyFile } from "./adapters/policy-file.ts";
+import { readTexts } from "./adapters/read-paths.ts";
+import { createStateStore } from "./adapters/state-store.ts";
+import { createController } from "./controller/controller.ts";
+import type { ControllerView } from "./controller/view.ts";
+import type { Clock, Log, Random } from "./model/contracts.ts";
+import { noIntentions } from "./model/intentions.ts";
+import { defaultTimings, type Timings } from "./model/timings.ts";
+
+/** Paths of everything that plugherd watches and owns (product.md §5). */
+export type AppConfig = {
+  /** Directory of desired-state files. */
+  readonly specs: string;
+  readonly policy: string;
+  /** Directory of monitor sockets, a QEMU each. */
+  readonly qmpDir: string;
+  /** Socket of ours that QEMUs dial; null: none. */
+  readonly qmpListen: string | null;
+  readonly sysfs: string;
+  readonly dev: string;
+  readonly proc: string;
+  readonly state: string;
+  readonly timings?: Partial<Timings>;
+};
+
+export type App = {
+  /** Starts every watch; resolves when they run. Missing paths are no error: they are noticed when they appear. */
+  start(): Promise<void>;
+  /** Ends them; devices stay attached. */
+  stop(): Promise<void>;
+  readonly view: ControllerView;
+};
+
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  setTimeout: (fn, ms) => setTimeout(fn, ms),
+  clearTimeout: (handle) => clearTimeout(handle as NodeJS.Timeout),
+};
+
+export async function createApp(
+  config: AppConfig,
+  deps: { readonly log: Log; readonly clock?: Clock; readonly random?: Random },
+): Promise<App> {
+  const { log, clock = systemClock, random = Math.random } = deps;
+  const timings: Timings = { ...defaultTimings, ...config.timings };
+  const store = createStateStore({ dir: config.state, clock, log });
+  const loaded = await store.load();
+  if (!loaded.ok)
+    log.error("what was remembered could not be read: no last good files, no operator overrides", { reason: loaded.error.message });
+  const intentions = loaded.ok ? loaded.value : noIntentions;
+
+  const controller = createController(
+    {
+      host: createHostUsb({ sysfs: config.sysfs, dev: config.dev, proc: config.proc, timings, clock, log }),
+      domains: createDomains({ qmpDir: config.qmpDir, qmpListen: config.qmpListen, devDir: config.dev, timings, clock, random, log }),
+      desired: createDesiredFiles({ dir: config.specs, timings, clock, log }),
+      policy: createPolicyFile({ path: config.policy, lastGood: intentions.lastGoodPolicy, timings, clock, log }),
+      store,
+      clock,
+      random,
+      log,
+    },
+    { timings, intentions, life: randomUUID(), defer: queueMicrotask, readFiles: readTexts },
+  );
+  return {
+    start: () => {
+      controller.start();
+      return Promise.resolve();
+    },
+    stop: async () => {
+      controller.stop();
+      await store.flush();
+    },
+    view: controller.view,
+  };
+}

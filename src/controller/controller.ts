@@ -1,0 +1,244 @@
+/**
+ * createController: the sources of a host in, devices kept in place, a view for CLI and live API out.
+ * Silent until every source has reported once (host, domains with their monitors, files, policy): nothing is decided on half a picture.
+ */
+import type { Subscription } from "rxjs";
+import type { Contracts, HostChange } from "../model/contracts.ts";
+import type { DesiredDomain, Problem } from "../model/desired.ts";
+import type { DomainKey } from "../model/domain.ts";
+import type { HostDevice } from "../model/hostdev.ts";
+import type { Intentions } from "../model/intentions.ts";
+import type { HostPolicy, PolicyState } from "../model/policy.ts";
+import type { Cause } from "../model/status.ts";
+import type { Timings } from "../model/timings.ts";
+import type { WorldChange } from "../model/world.ts";
+import { createAlarms } from "./alarms.ts";
+import { type Book, createBook } from "./book.ts";
+import { createDesiredState, type DesiredStateKeeper } from "./desired-state.ts";
+import { dryRun } from "./dry-run.ts";
+import { hostStatus } from "./host-status.ts";
+import { createJournal } from "./journal.ts";
+import { createOperator } from "./operate.ts";
+import { createOverrides } from "./overrides.ts";
+import { createReconciler, type Reconciler } from "./reconcile.ts";
+import { claimStatus, domainStatus } from "./status.ts";
+import type { ControllerView } from "./view.ts";
+
+export type Controller = {
+  /** Subscribes to every source; readiness is `view.ready`. */
+  start(): void;
+  /** Stops deciding and acting; what is attached stays attached. */
+  stop(): void;
+  readonly view: ControllerView;
+};
+
+export type ControllerOptions = {
+  readonly timings: Timings;
+  /** Told to clients, so that change numbers of another life are not taken for this one's. */
+  readonly life: string;
+  /** Runs a function soon, in this turn of the event loop. */
+  readonly defer: (fn: () => void) => void;
+  /** Reads the files that `plan` is given, as the files in force are read. */
+  readonly readFiles: (files: readonly { readonly name: string; readonly text: string }[]) => {
+    readonly domains: readonly DesiredDomain[];
+    readonly problems: readonly Problem[];
+  };
+  /** As read from the state directory. */
+  readonly intentions: Intentions;
+};
+
+const because = (kind: Cause["kind"]): Cause => ({ kind, file: null, commit: null });
+const SOURCES = ["host", "domains", "files", "policy"] as const;
+type SourceName = (typeof SOURCES)[number];
+
+export function createController(contracts: Contracts, options: ControllerOptions): Controller {
+  const { clock, log } = contracts;
+  const { timings } = options;
+  const journal = createJournal(clock);
+  const alarms = createAlarms(clock);
+  const awaited = new Set<SourceName>(SOURCES);
+  const subscriptions: Subscription[] = [];
+  const knownHost = new Map<string, HostDevice>();
+  let early: WorldChange[] = [];
+  let { intentions } = options;
+  let desired: DesiredStateKeeper | null = null;
+  let stopped = false;
+
+  const book: Book = createBook({
+    life: options.life,
+    clock,
+    journal,
+    defer: options.defer,
+    source: {
+      claim: (id, moved) => {
+        const plan = reconciler.planner.claims.get(id);
+        return plan === undefined ? null : claimStatus(plan, reconciler.runner.progress(id), liveOf(plan.live), moved);
+      },
+      domain: (name, claims) => {
+        const plan = reconciler.planner.domains.get(name);
+        if (plan === undefined) return null;
+        const orphans = plan.live === null ? [] : reconciler.registry.orphansIn(plan.live);
+        return domainStatus(plan, reconciler.planner.world.forced.get(name), liveOf(plan.live), claims, orphans);
+      },
+      host: (busid) => hostStatus(busid, reconciler, (id) => book.statusOf(id)),
+      conditions: () => desired?.conditions() ?? [],
+    },
+  });
+  const liveOf = (key: DomainKey | null) => (key === null ? undefined : reconciler.planner.world.domains.get(key));
+
+  const reconciler: Reconciler = createReconciler(contracts, timings, {
+    claim: (id, plan, cause) => {
+      const slash = id.indexOf("/");
+      book.claim(id, id.slice(0, slash), cause === null || cause.kind !== "file" ? cause : fileCause(id.slice(0, slash)));
+      const before = reconciler.registry.get(id)?.hostdev?.busid;
+      for (const busid of new Set([before, plan?.hostdev?.busid])) if (busid !== undefined) book.host(busid);
+    },
+    domain: (name) => book.domain(name),
+    host: (busid) => book.host(busid),
+    acted: (id, text, error) => {
+      const plan = reconciler.planner.claims.get(id);
+      const message = error === null ? `${text}: done` : `${text}: ${error.reason}: ${error.message}`;
+      book.note({ domain: plan?.domain ?? null, device: plan?.device ?? null, kind: "action", reason: error?.reason ?? null, message });
+      log.info(message, { id });
+    },
+    impostor: (quarantine, was) => overrides.quarantine(quarantine, was),
+  });
+  const fileCause = (domain: string): Cause => {
+    const spec = reconciler.planner.world.forced.get(domain)?.spec;
+    return { kind: "file", file: spec?.mark.file ?? null, commit: spec?.commit ?? null };
+  };
+
+  const keep = (part: Partial<Intentions>): void => {
+    intentions = { ...intentions, ...part };
+    contracts.store.save(intentions);
+  };
+  const overrides = createOverrides({
+    clock,
+    alarms,
+    book,
+    get: () => intentions,
+    keep,
+    policy: () => reconciler.planner.world.policy,
+    apply: (changes) => bring(null, changes, because("operator")),
+  });
+
+  /** Collects until every source has reported, then works on all of it at once; afterwards each change at once. */
+  const bring = (from: SourceName | null, changes: readonly WorldChange[], cause: Cause): void => {
+    if (stopped) return;
+    if (awaited.size === 0) return reconciler.apply(changes, cause);
+    early.push(...changes);
+    if (from === null) return;
+    awaited.delete(from);
+    if (awaited.size > 0) return;
+    const all = early;
+    early = [];
+    log.info("every source has reported", { devices: knownHost.size });
+    reconciler.apply(all, because("start"));
+    desired?.settled();
+    book.note({ domain: null, device: null, kind: "daemon", reason: "Ready", message: "Every source has reported; reconciling." });
+    book.conditions();
+  };
+
+  const onHost = (change: HostChange): void => {
+    if (change.kind === "device") {
+      if (change.device === null) knownHost.delete(change.busid);
+      else knownHost.set(change.busid, change.device);
+      return bring("host", [{ kind: "host", busid: change.busid, device: change.device }], because("host"));
+    }
+    const present = new Map(change.devices.map((device) => [device.busid, device]));
+    const gone = [...knownHost.keys()].filter((busid) => !present.has(busid));
+    knownHost.clear();
+    for (const [busid, device] of present) knownHost.set(busid, device);
+    bring(
+      "host",
+      [
+        ...gone.map((busid) => ({ kind: "host", busid, device: null }) as const),
+        ...[...present].map(([busid, device]) => ({ kind: "host", busid, device }) as const),
+      ],
+      because("host"),
+    );
+  };
+
+  const onPolicy = (policy: PolicyState): void => {
+    bring("policy", [{ kind: "policy", policy }], because("policy"));
+    const valid: HostPolicy | null = policy.kind === "valid" ? policy.policy : null;
+    if (valid !== null && policy.problems.length === 0) keep({ lastGoodPolicy: valid });
+    for (const problem of policy.problems)
+      book.note({ domain: null, device: null, kind: "policy", reason: "InvalidPolicy", message: problem });
+    book.conditions();
+  };
+
+  const audit = (): void => {
+    alarms.set("audit", timings.auditMs, () => {
+      void Promise.allSettled([contracts.host.audit(), contracts.domains.audit(), reconciler.audit()]).then(() => {
+        if (!stopped) audit();
+      });
+    });
+  };
+
+  const operator = createOperator({ book, reconciler, overrides, desired: () => desired, timings, now: () => clock.now() });
+
+  return {
+    start() {
+      desired = createDesiredState({
+        clock,
+        timings,
+        intentions,
+        attached: (domain) => attachedIn(book, reconciler, domain),
+        onChange: (changes) => {
+          bring(null, changes, because("file"));
+          book.conditions();
+        },
+        onIntentions: keep,
+        onNote: (domain, reason, message) => book.note({ domain, device: null, kind: "file", reason, message }),
+      });
+      early.push(overrides.change());
+      overrides.schedule();
+      subscriptions.push(
+        contracts.policy.policy$.subscribe(onPolicy),
+        contracts.desired.readings$.subscribe((tree) => {
+          desired?.reading(tree);
+          bring("files", [], because("file"));
+        }),
+        contracts.host.changes$.subscribe(onHost),
+        contracts.domains.changes$.subscribe((change) => {
+          if (change.kind === "ready") bring("domains", [], because("start"));
+          else if (change.kind === "gone") bring(null, [{ kind: "live", key: change.key, domain: null }], because("domain"));
+          else bring(null, [{ kind: "live", key: change.domain.key, domain: change.domain }], because("domain"));
+        }),
+      );
+      audit();
+    },
+    stop() {
+      stopped = true;
+      for (const subscription of subscriptions) subscription.unsubscribe();
+      alarms.stop();
+      desired?.stop();
+      reconciler.stop();
+    },
+    view: {
+      get ready() {
+        return awaited.size === 0;
+      },
+      snapshot: () => book.snapshot(),
+      changes$: book.changes$,
+      since: (id, seq) => book.since(id, seq),
+      events: (filter) => journal.list(filter),
+      explain: (device, domain) => operator.explain(device, domain),
+      plan: (files) => {
+        const read = files === null ? { domains: null, problems: [] } : options.readFiles(files);
+        return { problems: read.problems, changes: dryRun(reconciler.planner, read.domains) };
+      },
+      operate: (request) => operator.operate(request),
+    },
+  };
+}
+
+/** How many devices are attached for claims: in one domain, or in all. */
+const attachedIn = (book: Book, reconciler: Reconciler, domain: string | null): number => {
+  const owned = (id: string): boolean => reconciler.planner.claims.get(id)?.owned != null;
+  if (domain !== null) return book.claimsOf(domain).filter((claim) => claim.phase === "Attached").length;
+  let count = 0;
+  for (const id of reconciler.planner.claims.keys()) if (owned(id)) count += 1;
+  return count;
+};

@@ -1,0 +1,266 @@
+/**
+ * The loop: what changed in the world -> plan -> targets for the machines. Level-triggered: every decision is the planner's, from the whole
+ * world; this file only brings changes in, counts what takes time (history), and tells machines and book what was altered.
+ */
+import { fulfils } from "../machines/claim.ts";
+import type { ActionError, Outcome, Place } from "../model/action.ts";
+import type { Contracts } from "../model/contracts.ts";
+import { fingerprintOf, type HostDevice, type InUse, instanceOf } from "../model/hostdev.ts";
+import type { Quarantine } from "../model/intentions.ts";
+import { err } from "../model/result.ts";
+import type { Cause } from "../model/status.ts";
+import type { Timings } from "../model/timings.ts";
+import type { ClaimId, ClaimPlan, DomainPlan, OrphanPlan, Planner, Veto, WorldChange } from "../model/world.ts";
+import { createPlanner } from "../planner/plan.ts";
+import { createRunner, type Runner } from "./claims.ts";
+import { createHistory, type History, type Holder } from "./history.ts";
+import { createRegistry, type Registry } from "./registry.ts";
+
+export type Reconciler = {
+  /** Brings changes in and acts on what they alter, at once. */
+  apply(changes: readonly WorldChange[], cause: Cause): void;
+  /** Reads the in-use facts again of what was vetoed, and sees to claims that came to rest in the wrong place. */
+  audit(): Promise<void>;
+  /** Forgives, and tries the claims of an entry again. */
+  retry(ids: readonly ClaimId[]): Promise<void>;
+  readonly planner: Planner;
+  readonly runner: Runner;
+  readonly history: History;
+  readonly registry: Registry;
+  stop(): void;
+};
+
+export type ReconcilerEvents = {
+  claim(id: string, plan: ClaimPlan | null, cause: Cause | null): void;
+  domain(name: string, plan: DomainPlan | null): void;
+  host(busid: string): void;
+  /** An action of ours ended, or a device was refused: for the journal. */
+  acted(id: string, text: string, error: ActionError | null): void;
+  /** A device came back at its place as something else. Overrides applied from here are in force before anything is attached. */
+  impostor(quarantine: Quarantine, was: string): void;
+};
+
+const BECAUSE_RETRY: Cause = { kind: "retry", file: null, commit: null };
+
+export function createReconciler(
+  contracts: Pick<Contracts, "host" | "domains" | "clock" | "random" | "log">,
+  timings: Timings,
+  events: ReconcilerEvents,
+): Reconciler {
+  const planner = createPlanner();
+  const registry = createRegistry();
+  const restless = new Set<ClaimId>();
+  let queue: WorldChange[] = [];
+  let working = false;
+
+  const history = createHistory({
+    clock: contracts.clock,
+    timings,
+    onFacts: (claim, facts) => apply([{ kind: "facts", claim, facts }], BECAUSE_RETRY),
+  });
+  const runner = createRunner({
+    clock: contracts.clock,
+    random: contracts.random,
+    timings,
+    attach,
+    detach: async (id, at, signal, onStep) => {
+      const outcome = await contracts.domains.detach(at, { signal, onStep });
+      events.acted(id, `device_del ${at.path}`, outcome.ok ? null : outcome.error);
+      return outcome;
+    },
+    onProgress: (id) => {
+      const plan = planner.claims.get(id);
+      if (plan === undefined) return;
+      const progress = runner.progress(id);
+      if (progress === null && !fulfils(plan.owned, plan.target)) restless.add(id);
+      else restless.delete(id);
+      events.claim(id, plan, null);
+    },
+  });
+
+  /** One action: in-use facts are read at its moment (product.md §3), then the device goes in. */
+  async function attach(id: string, place: Place, signal: AbortSignal, onStep: (step: string) => void): Promise<Outcome> {
+    const wanted = (): boolean => !signal.aborted && samePlace(planner.claims.get(id)?.target, place);
+    for (const veto of vetoesOf(await contracts.host.inUse(place.device))) {
+      apply([{ kind: "veto", instance: instanceOf(place.device), veto }], BECAUSE_RETRY);
+      if (!wanted())
+        return err({ kind: "transient", reason: veto.builtIn === "disk-in-use" ? "DiskInUse" : "DefaultRoute", message: veto.message });
+    }
+    if (!wanted()) return err({ kind: "transient", reason: "Overtaken", message: "Something changed before it was attached." });
+    const outcome = await contracts.domains.attach(place, { signal, onStep });
+    events.acted(id, `device_add ${place.device.busid} on ${place.bus} port ${String(place.port)}`, outcome.ok ? null : outcome.error);
+    return outcome;
+  }
+
+  const holderOf = (id: ClaimId, plan: ClaimPlan): Holder => {
+    const entry = planner.world.forced.get(plan.domain)?.spec.devices.find(({ name }) => name === plan.device);
+    return { id, domain: plan.domain, device: plan.device, anyOf: entry?.kind.type === "usb" && entry.kind.anyOf };
+  };
+
+  /** Departures and arrivals are counted before the planner hears of them, so that one answer covers both. */
+  const countHost = (change: WorldChange & { kind: "host" }): WorldChange[] => {
+    const before = planner.world.host.get(change.busid);
+    const extra: WorldChange[] = [];
+    if (before !== undefined && (change.device === null || instanceOf(before) !== instanceOf(change.device))) {
+      const instance = instanceOf(before);
+      const holders = [...registry.holding(instance)].flatMap((id) => {
+        const plan = planner.claims.get(id);
+        return plan === undefined ? [] : [holderOf(id, plan)];
+      });
+      history.left(before, holders);
+      if (planner.world.vetoes.has(instance)) extra.push({ kind: "veto", instance, veto: null });
+    }
+    if (change.device !== null && (before === undefined || instanceOf(before) !== instanceOf(change.device))) {
+      const impostor = history.came(change.device);
+      if (impostor !== null) judge(impostor.holder, change.device, impostor.was);
+    }
+    return extra;
+  };
+
+  /** An alternate that the entry names is the same logical device (product.md §3); anything else is told, and the policy says what follows. */
+  const judge = (holder: Holder, device: HostDevice, was: string): void => {
+    const entry = planner.world.forced.get(holder.domain)?.spec.devices.find(({ name }) => name === holder.device);
+    if (
+      entry?.kind.type === "usb" &&
+      entry.kind.anyOf &&
+      entry.kind.selectors.some((s) => s.vendor === device.vendor && s.product === device.product)
+    )
+      return;
+    events.impostor({ domain: holder.domain, device: holder.device, busid: device.busid, fingerprint: fingerprintOf(device) }, was);
+  };
+
+  function apply(changes: readonly WorldChange[], cause: Cause): void {
+    queue.push(...changes);
+    if (working) return;
+    working = true;
+    try {
+      const orphans = new Map<string, OrphanPlan | null>();
+      const claims = new Map<ClaimId, ClaimPlan | null>();
+      const domains = new Map<string, DomainPlan | null>();
+      const touched: WorldChange[] = [];
+      while (queue.length > 0) {
+        const batch = queue;
+        queue = [];
+        const counted = batch.flatMap((change) => (change.kind === "host" ? [...countHost(change), change] : [change]));
+        touched.push(...counted);
+        const delta = planner.apply(counted);
+        for (const [id, plan] of delta.orphans) orphans.set(id, plan);
+        for (const [id, plan] of delta.claims) claims.set(id, plan);
+        for (const [name, plan] of delta.domains) domains.set(name, plan);
+        for (const [id, plan] of delta.claims) if (plan !== null) countClaim(id, plan);
+      }
+      for (const [id, plan] of claims) registry.set(id, plan);
+      for (const [id, plan] of orphans) registry.setOrphan(id, plan);
+      for (const [name, plan] of domains) registry.setDomain(name, plan);
+      dispatch(orphans, claims);
+      for (const [id, plan] of claims) events.claim(id, plan, cause);
+      for (const [name, plan] of domains) events.domain(name, plan);
+      for (const change of touched) tellTouched(change);
+    } finally {
+      working = false;
+    }
+    if (queue.length > 0) apply([], cause);
+  }
+
+  /** Compares with what was last told to the machine: an object that went without us was taken by somebody else. */
+  const countClaim = (id: ClaimId, plan: ClaimPlan): void => {
+    const before = registry.get(id);
+    if (plan.hostdev !== null && (before?.hostdev == null || instanceOf(before.hostdev) !== instanceOf(plan.hostdev))) history.won(id);
+    if (before?.live !== plan.live && before?.live != null) return history.forgive(id);
+    if (before?.owned == null || plan.owned !== null || runner.isActing(id)) return;
+    const live = plan.live === null ? undefined : planner.world.domains.get(plan.live);
+    const host = plan.hostdev ?? before.hostdev;
+    const stillThere =
+      host !== null &&
+      planner.world.host.get(host.busid) !== undefined &&
+      before.owned.instance === instanceOf(planner.world.host.get(host.busid) ?? host);
+    const gone = live?.monitorState === "answering" && !live.objects.some(({ path }) => path === before.owned?.path);
+    if (stillThere && gone) history.undone(id);
+  };
+
+  /** Objects in the way first, then what moves away, then what comes: commands go out in this order. */
+  const dispatch = (orphans: ReadonlyMap<string, OrphanPlan | null>, claims: ReadonlyMap<ClaimId, ClaimPlan | null>): void => {
+    for (const [id, orphan] of orphans) {
+      if (orphan === null) runner.forget(id);
+      else runner.plan(id, orphan.live, orphan.target, orphan.at);
+    }
+    const coming: ClaimPlan[] = [];
+    for (const [id, plan] of claims) {
+      if (plan === null) {
+        runner.forget(id);
+        history.forget(id);
+        restless.delete(id);
+      } else if (plan.owned === null && plan.target !== null && plan.target !== "stay") coming.push(plan);
+      else runner.plan(id, plan.live, plan.target, plan.owned);
+    }
+    for (const plan of coming) runner.plan(plan.id, plan.live, plan.target, plan.owned);
+  };
+
+  const tellTouched = (change: WorldChange): void => {
+    if (change.kind === "host") {
+      for (const id of registry.about(change.busid)) runner.nudge(id);
+      events.host(change.busid);
+    } else if (change.kind === "live") {
+      for (const id of registry.inDomain(change.key)) {
+        runner.nudge(id);
+        // What a claim shows of its domain (controller names) may have changed though its plan has not.
+        events.claim(id, planner.claims.get(id) ?? null, null);
+      }
+      for (const name of registry.boundTo(change.key)) events.domain(name, planner.domains.get(name) ?? null);
+    }
+  };
+
+  const review = async (device: HostDevice): Promise<void> => {
+    const instance = instanceOf(device);
+    const [veto] = vetoesOf(await contracts.host.inUse(device));
+    if (veto === undefined && planner.world.vetoes.has(instance)) apply([{ kind: "veto", instance, veto: null }], BECAUSE_RETRY);
+  };
+
+  return {
+    apply,
+    async audit() {
+      const vetoed = [...planner.world.host.values()].filter((device) => planner.world.vetoes.has(instanceOf(device)));
+      for (const device of vetoed) await review(device);
+      for (const id of [...restless]) {
+        const plan = planner.claims.get(id);
+        restless.delete(id);
+        if (plan !== undefined) runner.plan(id, plan.live, plan.target, plan.owned);
+      }
+    },
+    async retry(ids) {
+      for (const id of ids) {
+        history.forgive(id);
+        const busids = new Set([...planner.world.vetoes.keys()].map((instance) => instance.slice(0, instance.lastIndexOf("@"))));
+        for (const busid of busids) {
+          const device = planner.world.host.get(busid);
+          if (device !== undefined) await review(device);
+        }
+        runner.retry(id);
+      }
+    },
+    planner,
+    runner,
+    history,
+    registry,
+    stop() {
+      runner.stop();
+      history.stop();
+    },
+  };
+}
+
+const samePlace = (target: ClaimPlan["target"] | undefined, place: Place): boolean =>
+  target !== undefined &&
+  target !== null &&
+  target !== "stay" &&
+  target.domain === place.domain &&
+  target.bus === place.bus &&
+  target.port === place.port &&
+  instanceOf(target.device) === instanceOf(place.device);
+
+const vetoesOf = (inUse: InUse): Veto[] => [
+  ...(inUse.disks.length > 0 ? [{ builtIn: "disk-in-use", message: `The host uses its disk: ${inUse.disks.join(", ")}.` } as const] : []),
+  ...(inUse.routes.length > 0
+    ? [{ builtIn: "default-route", message: `The host's default route goes over it: ${inUse.routes.join(", ")}.` } as const]
+    : []),
+];

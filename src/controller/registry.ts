@@ -1,0 +1,98 @@
+/** The plans as they were last acted on, found by what they concern: host device, place, live domain. Derived from plans; never decides. */
+import { instanceOf } from "../model/hostdev.ts";
+import type { DomainKey } from "../model/domain.ts";
+import type { ClaimId, ClaimPlan, DomainPlan, OrphanPlan } from "../model/world.ts";
+
+export type Registry = {
+  get(id: ClaimId): ClaimPlan | undefined;
+  set(id: ClaimId, plan: ClaimPlan | null): void;
+  setOrphan(id: string, plan: OrphanPlan | null): void;
+  setDomain(name: string, plan: DomainPlan | null): void;
+  /** Claims that have, or are getting, this enumeration of a device. */
+  holding(instance: string): ReadonlySet<ClaimId>;
+  /** Claims and orphans that are about whatever is plugged in there. */
+  about(busid: string): ReadonlySet<string>;
+  inDomain(key: DomainKey): ReadonlySet<string>;
+  orphansIn(key: DomainKey): readonly OrphanPlan[];
+  /** Names of the domain plans that concern this live domain. */
+  boundTo(key: DomainKey): ReadonlySet<string>;
+};
+
+const NONE: ReadonlySet<string> = new Set();
+
+class Index {
+  readonly #sets = new Map<string, Set<string>>();
+  get(key: string): ReadonlySet<string> {
+    return this.#sets.get(key) ?? NONE;
+  }
+  add(key: string | null, id: string): void {
+    if (key === null) return;
+    const set = this.#sets.get(key);
+    if (set === undefined) this.#sets.set(key, new Set([id]));
+    else set.add(id);
+  }
+  delete(key: string | null, id: string): void {
+    if (key === null) return;
+    const set = this.#sets.get(key);
+    if (set?.delete(id) === true && set.size === 0) this.#sets.delete(key);
+  }
+}
+
+/** The enumeration that the claim was admitted for: in place, on its way, or held off for flapping. */
+const admitted = (plan: ClaimPlan): string | null => {
+  if (plan.owned?.instance != null) return plan.owned.instance;
+  if (plan.target !== null && plan.target !== "stay") return instanceOf(plan.target.device);
+  return plan.verdict?.phase === "Flapping" && plan.hostdev !== null ? instanceOf(plan.hostdev) : null;
+};
+const busidOf = (instance: string | null): string | null => (instance === null ? null : instance.slice(0, instance.lastIndexOf("@")));
+
+export function createRegistry(): Registry {
+  const plans = new Map<ClaimId, ClaimPlan>();
+  const orphans = new Map<string, OrphanPlan>();
+  const holding = new Index();
+  const about = new Index();
+  const inDomain = new Index();
+  const domains = new Map<string, DomainPlan>();
+  const boundTo = new Index();
+  return {
+    get: (id) => plans.get(id),
+    set(id, plan) {
+      const before = plans.get(id);
+      if (before !== undefined) {
+        holding.delete(admitted(before), id);
+        about.delete(before.hostdev?.busid ?? null, id);
+        inDomain.delete(before.live, id);
+        plans.delete(id);
+      }
+      if (plan === null) return;
+      plans.set(id, plan);
+      holding.add(admitted(plan), id);
+      about.add(plan.hostdev?.busid ?? null, id);
+      inDomain.add(plan.live, id);
+    },
+    setOrphan(id, plan) {
+      const before = orphans.get(id);
+      if (before !== undefined) {
+        about.delete(busidOf(before.at.instance), id);
+        inDomain.delete(before.live, id);
+        orphans.delete(id);
+      }
+      if (plan === null) return;
+      orphans.set(id, plan);
+      about.add(busidOf(plan.at.instance), id);
+      inDomain.add(plan.live, id);
+    },
+    setDomain(name, plan) {
+      boundTo.delete(domains.get(name)?.live ?? null, name);
+      domains.delete(name);
+      if (plan === null) return;
+      domains.set(name, plan);
+      boundTo.add(plan.live, name);
+    },
+    boundTo: (key) => boundTo.get(key),
+    holding: (instance) => holding.get(instance),
+    about: (busid) => about.get(busid),
+    inDomain: (key) => inDomain.get(key),
+    orphansIn: (key) => [...inDomain.get(key)].flatMap((id) => orphans.get(id) ?? []),
+  };
+}
