@@ -1,0 +1,136 @@
+/** The test host's image and the snapshots that cases start from. Both are made once and kept in the work directory under a key of what they are made of. */
+import { execFileSync, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Agent } from "./agent.ts";
+import { machineShape, startMachine, type Machine, type Mode } from "./machine.ts";
+import { until } from "./waiting.ts";
+
+/** `bare`: the host just booted. `guest`: an inner QEMU named `guest` runs a Linux of its own, which has started. */
+export type Start = "bare" | "guest";
+
+export type Workshop = {
+  /** A fresh host from the snapshot, with the program in /opt/plugherd and the clock set. */
+  fresh(mode: Mode, start: Start): Promise<Machine>;
+};
+
+type Say = (line: string) => void;
+
+const SNAPSHOT = "ready";
+const KEY_LENGTH = 16;
+const BUILD_MS = 900_000;
+
+/** How the inner domains are started; see inner.ts. Given in, as the `guest` snapshot holds one. */
+export type Prepare = (agent: Agent) => Promise<void>;
+
+/**
+ * @param project - the project's root; `dist` and the production part of `node_modules` are what is put in the host
+ * @param work - the work directory: `img`, `root` and `snap` are kept in it
+ */
+export function openWorkshop(project: string, work: string, guest: Prepare, say: Say): Workshop {
+  const testbed = join(project, "test/e2e/testbed");
+  const images = join(work, "img");
+  const snaps = join(work, "snap");
+  mkdirSync(snaps, { recursive: true });
+  const imageKey = hashOf([...filesBelow(testbed).map((file) => readFileSync(file)), process.version]);
+  buildImage({ testbed, work, images, imageKey, say });
+  const program = programTar(project);
+  const qemu = execFileSync("qemu-system-x86_64", ["--version"]);
+
+  const snapshotOf = async (mode: Mode, start: Start): Promise<string> => {
+    const key = hashOf([imageKey, qemu, JSON.stringify(machineShape), mode, start, start === "guest" ? guest.toString() : ""]);
+    const path = join(snaps, `${mode}-${start}-${key}.qcow2`);
+    if (existsSync(path)) return path;
+    const began = Date.now();
+    const making = `${path}.making`;
+    rmSync(making, { force: true });
+    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", join(images, "rootfs.ext4"), "-F", "raw", making]);
+    const machine = await startMachine({ mode, images, disk: making, snapshot: null });
+    try {
+      if (start === "guest") await guest(machine.agent);
+      // Reading the interpreter once here saves every case a cold start.
+      await machine.agent.run("node -e 0; socat -h >/dev/null; sync");
+      const answer = await machine.outer.call("human-monitor-command", { "command-line": `savevm ${SNAPSHOT}` });
+      if (answer !== "") throw new Error(`savevm: ${String(answer)}`);
+    } finally {
+      await machine.stop();
+    }
+    for (const old of readdirSync(snaps)) if (old.startsWith(`${mode}-${start}-`) && !old.endsWith(".making")) rmSync(join(snaps, old));
+    copyFileSync(making, path);
+    rmSync(making);
+    say(`made the snapshot "${mode}, ${start}" (${seconds(began)})`);
+    return path;
+  };
+
+  return {
+    fresh: async (mode, start) => {
+      const disk = join(work, "disk.qcow2");
+      copyFileSync(await snapshotOf(mode, start), disk);
+      const machine = await startMachine({ mode, images, disk, snapshot: SNAPSHOT });
+      try {
+        await machine.agent.put("/opt/plugherd", program);
+        await machine.agent.run(`date -s @${(Date.now() / 1000).toFixed(3)} >/dev/null; ${INSTALL}`);
+        return machine;
+      } catch (error) {
+        await machine.stop();
+        throw error;
+      }
+    },
+  };
+}
+
+/** A restored clock stands where it was saved. The program's command is a wrapper: its interpreter is the host's own Node. */
+const INSTALL = [
+  "mkdir -p /var/log/e2e /run/witness /etc/plugherd/domains /run/plugherd/qmp",
+  "printf '#!/bin/sh\\nexec node /opt/plugherd/dist/interfaces/cli/main.js \"$@\"\\n' > /usr/local/bin/plugherd",
+  "chmod +x /usr/local/bin/plugherd",
+].join("\n");
+
+function buildImage(of: { testbed: string; work: string; images: string; imageKey: string; say: Say }): void {
+  const stamp = join(of.images, "key");
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === of.imageKey) return;
+  const began = Date.now();
+  of.say("building the test host's image (about a minute)");
+  const built = spawnSync("bash", [join(of.testbed, "build-image.sh"), of.work], { encoding: "utf8", timeout: BUILD_MS });
+  if (built.status !== 0) throw new Error(`the image could not be built:\n${`${built.stdout}${built.stderr}`.slice(-4_000)}`);
+  writeFileSync(stamp, of.imageKey);
+  of.say(`built the test host's image (${seconds(began)})`);
+}
+
+/** `dist`, package.json, the shipped specs and the production dependencies, as npm's own tree names them. */
+function programTar(project: string): Buffer {
+  const tree = spawnSync("npm", ["ls", "--omit=dev", "--all", "--parseable", "--silent"], { cwd: project, encoding: "utf8" });
+  const modules = [...new Set(tree.stdout.split("\n"))].filter((path) => path.startsWith(`${project}/node_modules/`));
+  const paths = ["package.json", "dist", "specs", "test/e2e/guest", ...modules.map((path) => path.slice(project.length + 1))];
+  const present = paths.filter((path) => existsSync(join(project, path)));
+  if (!present.includes("dist")) throw new Error("there is no dist; run `npm run build` first");
+  return execFileSync("tar", ["c", "--exclude=*.map", "--exclude=*.md", "--exclude=*.d.ts", ...present], {
+    cwd: project,
+    maxBuffer: 256 << 20,
+  });
+}
+
+const filesBelow = (dir: string): string[] =>
+  readdirSync(dir)
+    .sort()
+    .flatMap((name) => {
+      const path = join(dir, name);
+      return statSync(path).isDirectory() ? filesBelow(path) : [path];
+    });
+const hashOf = (parts: readonly (string | Uint8Array)[]): string => {
+  const hash = createHash("sha256");
+  for (const part of parts) hash.update(part).update("\0");
+  return hash.digest("hex").slice(0, KEY_LENGTH);
+};
+const seconds = (since: number): string => `${((Date.now() - since) / 1000).toFixed(0)} s`;
+
+/** Boots the domain of the `guest` snapshot and waits until its kernel runs its own user space. */
+export const guestReady = async (agent: Agent, start: string, console: string): Promise<void> => {
+  const started = await agent.run(start);
+  if (started.rc !== 0) throw new Error(`the inner domain did not start: ${started.out}`);
+  await until("the inner guest has booted", async () => (await agent.run(`grep -q 'DOMU ready' ${console}`)).rc === 0, {
+    timeoutMs: 240_000,
+    everyMs: 500,
+  });
+};
