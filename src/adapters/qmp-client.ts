@@ -45,6 +45,8 @@ export const MAX_QUEUED = 4096;
 /** Cheap, and answered in every state of a domain: asked when a command ran out of time and nothing else was heard. */
 const PROBE = "query-version";
 const CLOSED_BY_US = "closed by plugherd";
+/** Reason of a close after which the peer may well live: it was given up because it said nothing. */
+export const CLOSED_SILENT = "QEMU does not answer any more";
 
 /**
  * Connects to a monitor, waits for its greeting, negotiates; each with its own time-out. On no greeting the socket is destroyed at once: a
@@ -195,7 +197,7 @@ function createSession(socket: Socket, { timings, clock }: QmpDeps, onGreeting: 
     probing = true;
     const answer = await execute(PROBE);
     probing = false;
-    if (!answer.ok && answer.error.kind === "timeout" && heard === silentSince) wire.close("QEMU does not answer any more");
+    if (!answer.ok && answer.error.kind === "timeout" && heard === silentSince) wire.close(CLOSED_SILENT);
   };
 
   const execute: QmpSession["execute"] = (command, args, { timeoutMs = timings.commandMs, signal } = {}) => {

@@ -34,6 +34,8 @@ export type Timings = {
   readonly identityMs: number;
   /** QEMU finds a device but cannot open it: tries before OpenRefused. */
   readonly openTries: number;
+  /** Waits inside one attach while QEMU's libusb does not list the device yet; it learns of devices from udev, some ms after the kernel. */
+  readonly findRetriesMs: readonly number[];
   /** Default length of an operator's hold. */
   readonly holdMs: number;
 };
@@ -59,5 +61,6 @@ export const defaultTimings: Timings = {
   reEnumerateMs: 30_000,
   identityMs: 2_000,
   openTries: 5,
+  findRetriesMs: [20, 50, 100],
   holdMs: 3_600_000,
 };

@@ -1,0 +1,212 @@
+/** Contract Domains for plain QEMU: sockets in a directory, and QEMUs that dial in. */
+import type { Socket } from "node:net";
+import { Observable } from "rxjs";
+import type { ActionError } from "../model/action.ts";
+import type { DomainChange, Domains } from "../model/contracts.ts";
+import type { DomainKey, LiveDomain } from "../model/domain.ts";
+import { err, ok, type Result } from "../model/result.ts";
+import { transient } from "../protocol/qmp-usb.ts";
+import { createGate } from "./gate.ts";
+import { createMonitorPeer, type MonitorPeer } from "./monitor-peer.ts";
+import { createQemuDomain, type QemuDomain, type QemuDomainDeps } from "./qemu-domain.ts";
+import { readIdentity } from "./qemu-monitor.ts";
+import { type DialIn, type ListenError, listenForMonitors } from "./qmp-dial-in.ts";
+import { adoptQmp, type QmpSession } from "./qmp-client.ts";
+import { socketName, watchSocketFiles } from "./socket-files.ts";
+
+export type DomainsOptions = Pick<QemuDomainDeps, "timings" | "clock" | "random" | "log"> & {
+  /** A socket a QEMU, `NAME.sock`. May be missing. */
+  readonly qmpDir: string;
+  /** Our socket for QEMUs that dial in; null: none. */
+  readonly qmpListen: string | null;
+  /** Where the host's device nodes are; only where it is `/dev` does QEMU know them by the same path. */
+  readonly devDir: string;
+};
+export type QemuDomains = Domains & {
+  /** Whether the dial-in socket is ours; resolves after changes$ is subscribed to. */
+  readonly listening: Promise<Result<null, ListenError>>;
+};
+
+/** Domains that are listed at one time: as they appear, and in an audit. */
+const LISTINGS = 64;
+const AUDITS = 8;
+
+const GONE: ActionError = transient("DomainGone", "This life of the domain is over.");
+
+export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, random, log }: DomainsOptions): QemuDomains {
+  const deps: QemuDomainDeps = {
+    timings,
+    clock,
+    random,
+    log,
+    hostdevice: devDir === "/dev",
+    drivers: new Map(),
+    listings: createGate(LISTINGS),
+  };
+  const lives = new Map<DomainKey, QemuDomain>();
+  const generations = new Map<string, number>();
+  const nextKey = (name: string): DomainKey => {
+    const generation = (generations.get(name) ?? 0) + 1;
+    generations.set(name, generation);
+    return `${name}#${String(generation)}`;
+  };
+  const onLife = (key: DomainKey, domain: QemuDomain | null): void => {
+    if (domain === null) lives.delete(key);
+    else lives.set(key, domain);
+  };
+  let auditFiles: () => Promise<void> = () => Promise.resolve();
+  let tellListening: (result: Result<null, ListenError>) => void = () => undefined;
+  const listening = new Promise<Result<null, ListenError>>((resolve) => {
+    tellListening = resolve;
+  });
+
+  const changes$ = new Observable<DomainChange>((out) => {
+    const emit = (change: DomainChange): void => out.next(change);
+    const sockets = watchSockets(emit);
+    auditFiles = sockets.audit;
+    const dialIn = qmpListen === null ? null : takeDialIns(qmpListen, emit);
+    return () => {
+      sockets.close();
+      dialIn?.();
+      lives.clear();
+      auditFiles = () => Promise.resolve();
+    };
+  });
+
+  /** One peer a socket file. */
+  const watchSockets = (emit: (change: DomainChange) => void): { audit(): Promise<void>; close(): void } => {
+    const peers = new Map<string, MonitorPeer>();
+    const all = new Set<MonitorPeer>();
+    const firsts = new Set<MonitorPeer>();
+    let filesKnown = false;
+    let readyTold = false;
+    const tellReady = (): void => {
+      if (!filesKnown || readyTold || firsts.size > 0) return;
+      readyTold = true;
+      emit({ kind: "ready" });
+    };
+    const open = (path: string): void => {
+      const name = socketName(path);
+      const peer: MonitorPeer = createMonitorPeer(
+        {
+          path,
+          name,
+          nextKey: () => nextKey(name),
+          emit,
+          onLife,
+          onFirst: () => {
+            if (firsts.delete(peer)) tellReady();
+          },
+          onEnd: () => all.delete(peer),
+        },
+        deps,
+      );
+      peers.set(path, peer);
+      all.add(peer);
+      if (!readyTold) firsts.add(peer);
+    };
+    const appeared = async (path: string): Promise<void> => {
+      const peer = peers.get(path);
+      if (peer === undefined) open(path);
+      else if (!(await peer.replaced())) peer.kick();
+      else if (peers.get(path) === peer) {
+        // Another QEMU took the place while the former one still lives; both are served.
+        peer.retire();
+        open(path);
+      }
+    };
+    const files = watchSocketFiles(qmpDir, {
+      onThere: (path) => void appeared(path),
+      onGone: (path) => {
+        peers.get(path)?.retire();
+        peers.delete(path);
+      },
+      onReady: () => {
+        filesKnown = true;
+        tellReady();
+      },
+      onTrouble: (cause) => {
+        log.warn("watching the monitor sockets failed; the directory is read again", { directory: qmpDir, cause: String(cause) });
+        void files.audit();
+      },
+    });
+    return {
+      audit: () => files.audit(),
+      close: () => {
+        files.close();
+        for (const peer of all) peer.close();
+      },
+    };
+  };
+
+  const takeDialIns = (path: string, emit: (change: DomainChange) => void): (() => void) => {
+    let dialIn: DialIn | null = null;
+    const stop = new AbortController();
+    const sessions = new Set<QmpSession>();
+    void listenForMonitors(path, { clock, connectMs: timings.connectMs }, (socket) => void serve(socket, emit, stop.signal, sessions)).then(
+      (result) => {
+        if (result.ok) {
+          dialIn = result.value;
+          if (stop.signal.aborted) dialIn.close();
+        } else log.error(`QEMUs cannot dial in: ${result.error.message}`, { path });
+        tellListening(result.ok ? ok(null) : result);
+      },
+    );
+    return () => {
+      stop.abort();
+      dialIn?.close();
+      for (const session of sessions) session.close();
+    };
+  };
+  /** One QEMU that dialled in, until it hangs up; it dials again by itself. */
+  const serve = async (
+    socket: Socket,
+    emit: (change: DomainChange) => void,
+    signal: AbortSignal,
+    sessions: Set<QmpSession>,
+  ): Promise<void> => {
+    const adopted = await adoptQmp(socket, deps, { signal });
+    if (!adopted.ok) {
+      log.debug("a dial-in did not become a monitor", { message: adopted.error.message });
+      return;
+    }
+    const session = adopted.value;
+    sessions.add(session);
+    void session.closed.then(() => sessions.delete(session));
+    if (signal.aborted) session.close();
+    const identity = await readIdentity(session, deps.drivers);
+    const label = identity.ok ? (identity.value.name ?? identity.value.uuid) : null;
+    if (!identity.ok || label === null) {
+      log.warn(
+        identity.ok
+          ? "a QEMU that dialled in has neither a name nor a uuid and is refused; start it with -name or -uuid"
+          : "a QEMU that dialled in did not say who it is",
+      );
+      session.close();
+      return;
+    }
+    // A socket's file name has no `/`: the two kinds of key cannot be the same.
+    const key = nextKey(`dial-in/${label}`);
+    const publish = (domain: LiveDomain): void => emit({ kind: "domain", domain });
+    const domain = createQemuDomain({ key, monitor: "dial-in", fallbackName: null, session, identity: identity.value, publish }, deps);
+    onLife(key, domain);
+    void domain.refresh();
+    const reason = await session.closed;
+    onLife(key, null);
+    if (signal.aborted) return;
+    log.info("monitor lost", { key, reason });
+    emit({ kind: "gone", key });
+  };
+
+  const audits = createGate(AUDITS);
+  return {
+    changes$,
+    listening,
+    attach: (place, options) => lives.get(place.domain)?.attach(place, options) ?? Promise.resolve(err(GONE)),
+    detach: (at, options) => lives.get(at.domain)?.detach(at, options) ?? Promise.resolve(err(GONE)),
+    async audit() {
+      await auditFiles();
+      await Promise.all([...lives.values()].map((domain) => audits(() => domain.refresh())));
+    },
+  };
+}

@@ -1,0 +1,83 @@
+/** Which `*.sock` files are in a directory, as they come and go. The directory may be missing, appear later and be replaced. */
+import { readdir, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve, sep } from "node:path";
+import { type FSWatcher, watch } from "chokidar";
+
+export type SocketFiles = {
+  /** Reads the directory again; tells what the watch missed, and renews the watch where it lost the directory. */
+  audit(): Promise<void>;
+  close(): void;
+};
+export type SocketFileUser = {
+  /** It is there, or something new is in its place. May be told more than once. */
+  readonly onThere: (path: string) => void;
+  readonly onGone: (path: string) => void;
+  /** Once: the first look is complete. */
+  readonly onReady: () => void;
+  readonly onTrouble: (cause: unknown) => void;
+};
+
+export const SOCKET_SUFFIX = ".sock";
+export const socketName = (path: string): string => basename(path, SOCKET_SUFFIX);
+
+export function watchSocketFiles(directory: string, user: SocketFileUser): SocketFiles {
+  const dir = resolve(directory);
+  const wanted = (path: string): boolean => dirname(path) === dir && path.endsWith(SOCKET_SUFFIX);
+  /** Of all that is beside and above the directory, only the way to it. */
+  const ignored = (path: string): boolean => !(path === dir || dir.startsWith(path.endsWith(sep) ? path : path + sep) || wanted(path));
+  const there = new Set<string>();
+  let watcher: FSWatcher | null = null;
+  let closed = false;
+  let ready = false;
+
+  const appeared = (path: string): void => {
+    if (closed || !wanted(path)) return;
+    there.add(path);
+    user.onThere(path);
+  };
+  const vanished = (path: string): void => {
+    if (!closed && there.delete(path)) user.onGone(path);
+  };
+  const arm = async (): Promise<void> => {
+    // Watched from the nearest directory above that exists: chokidar finds no path whose parent is missing too.
+    const top = await nearest(dirname(dir));
+    if (closed) return;
+    void watcher?.close();
+    // No `depth`: with it, chokidar reports the directory but nothing in it. Not atomic: an unlink is told at once.
+    watcher = watch(top, { ignored, ignoreInitial: false, atomic: false, usePolling: false });
+    watcher
+      .on("add", appeared)
+      .on("change", appeared) // bound anew in its place
+      .on("unlink", vanished)
+      .on("error", user.onTrouble)
+      .on("ready", () => {
+        if (ready || closed) return;
+        ready = true;
+        user.onReady();
+      });
+  };
+  const armed = arm();
+
+  return {
+    async audit() {
+      await armed;
+      const names = await readdir(dir).catch(() => []);
+      const found = new Set(names.map((name) => join(dir, name)).filter(wanted));
+      for (const path of [...there].filter((one) => !found.has(one))) vanished(path);
+      for (const path of [...found].filter((one) => !there.has(one))) appeared(path);
+      if (found.size > 0 && watcher?.getWatched()[dir] === undefined) await arm();
+    },
+    close() {
+      closed = true;
+      void armed.then(() => watcher?.close());
+    },
+  };
+}
+
+async function nearest(directory: string): Promise<string> {
+  const found = await stat(directory).then(
+    (stats) => stats.isDirectory(),
+    () => false,
+  );
+  return found || dirname(directory) === directory ? directory : await nearest(dirname(directory));
+}
