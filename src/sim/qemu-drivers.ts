@@ -109,7 +109,7 @@ const bridge = (name: string, parent: string, makes: "PCI" | "PCIE"): Driver => 
 const FS = LOW | FULL;
 const UHCI = [FS, FS];
 const EHCI = [HIGH, HIGH, HIGH, HIGH, HIGH, HIGH];
-const XHCI = [number("p2", 4), number("p3", 4), flag("streams", true), text("msi"), text("msix")];
+const XHCI = [number("p2", 4), number("p3", 4), flag("streams", true)];
 const FRAMES = [number("maxframes", 128)];
 const HID = [number("usb_version", 2), text("display"), number("head", 0)];
 const COMPANION = [text("masterbus"), number("firstport", 0), number("bandwidth", 1280), ...FRAMES];

@@ -286,6 +286,6 @@ function xhciPorts(p2: unknown, p3: unknown): number[] {
 
 function idOf(id: unknown, strict: boolean): Result<string | null, Refusal> {
   if (id === undefined) return ok(null);
-  if (typeof id !== "string") return strict ? refuse("Invalid parameter type for 'id', expected: string") : ok(null);
+  if (typeof id !== "string") return ok(null); // taken, and without effect
   return strict || /^[A-Za-z][A-Za-z\d._-]*$/.test(id) ? ok(id) : refuse("Parameter 'id' expects an identifier");
 }

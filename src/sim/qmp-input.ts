@@ -44,8 +44,7 @@ export function createQmpInputReader(): QmpInputReader {
       if (!/[[\]{}:,]/.test(character)) return undefined;
       recovering = false;
     }
-    if (stray)
-      return fail(`JSON parse error, stray '${/"[^"]*$|$/.exec(text)?.[0] ?? ""}${character === "\0" ? "" : character}'`, character >= " ");
+    if (stray) return fail(`JSON parse error, stray '${/"[^"]*$|$/.exec(text)?.[0] ?? ""}${character === "\0" ? "" : character}'`, true);
     if (text.length >= MAX_CHARACTERS) return fail("JSON token size limit exceeded", true);
     if (quote !== "") {
       text += character;
