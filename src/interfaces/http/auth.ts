@@ -55,7 +55,10 @@ export function authorize(
   { tokens, listen, upgrade }: { readonly tokens: Tokens; readonly listen: Listen; readonly upgrade: boolean },
 ): Result<Role, Refusal> {
   const host = request.headers.host ?? "";
-  const name = host.replace(/:\d+$/, "").replace(/^\[|\]$/g, "").toLowerCase();
+  const name = host
+    .replace(/:\d+$/, "")
+    .replace(/^\[|\]$/g, "")
+    .toLowerCase();
   if (![listen.host, "localhost", "127.0.0.1", "::1"].includes(name))
     return err({
       status: 403,
@@ -88,7 +91,9 @@ async function ownToken(path: string): Promise<Result<string, string>> {
   const read = async (): Promise<Result<string, string> | null> => {
     try {
       const text = (await readFile(path, "utf8")).trim();
-      return TOKEN.test(text) ? ok(text) : err(`${path} holds no token (16 to 256 letters, digits, . _ ~ -); delete it and a new one is made`);
+      return TOKEN.test(text)
+        ? ok(text)
+        : err(`${path} holds no token (16 to 256 letters, digits, . _ ~ -); delete it and a new one is made`);
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code === "ENOENT") return null;
       return err(`${path} cannot be read: ${(cause as Error).message}`);

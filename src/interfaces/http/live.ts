@@ -121,7 +121,10 @@ export function createLive(view: ControllerView, timings: LiveTimings = liveTimi
         if (client.seq === null || client.seq >= last.seq) continue;
         const partly = client.seq >= first.seq;
         const { seq } = client;
-        send(client, partly ? serialised({ type: "changes", id, seq: last.seq, changes: changes.filter((change) => change.seq > seq) }) : everybody);
+        send(
+          client,
+          partly ? serialised({ type: "changes", id, seq: last.seq, changes: changes.filter((change) => change.seq > seq) }) : everybody,
+        );
         client.seq = last.seq;
       }
     }

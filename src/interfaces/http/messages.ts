@@ -29,7 +29,10 @@ export type HealthBody = {
   readonly id: string;
   readonly version: string;
 };
-export type ReadyBody = { readonly ready: boolean; readonly checks: readonly { readonly name: string; readonly ok: boolean; readonly message: string }[] };
+export type ReadyBody = {
+  readonly ready: boolean;
+  readonly checks: readonly { readonly name: string; readonly ok: boolean; readonly message: string }[];
+};
 
 export type PlanRequest = { readonly files: readonly { readonly name: string; readonly text: string }[] | null };
 export type { OperatorRequest };

@@ -35,7 +35,9 @@ type Route = { readonly method: "GET" | "POST"; readonly role: Role; readonly an
 export function createRoutes({ view, version, pid }: RouteOptions): (asked: Asked) => Promise<Answer> {
   /** Rows of the snapshot, with the number that they belong to in the headers. */
   const rows =
-    (pick: (snapshot: ReturnType<ControllerView["snapshot"]>, selection: ReturnType<typeof createSelection>) => readonly unknown[]): Handler =>
+    (
+      pick: (snapshot: ReturnType<ControllerView["snapshot"]>, selection: ReturnType<typeof createSelection>) => readonly unknown[],
+    ): Handler =>
     ({ url }) => {
       const filters = filtersOfQuery(url.searchParams);
       if (!filters.ok) return refuse(400, "bad-query", filters.error);
@@ -71,7 +73,8 @@ export function createRoutes({ view, version, pid }: RouteOptions): (asked: Aske
 
   const explain: Handler = ({ url: { searchParams: query } }) => {
     const device = query.get("device");
-    if (device === null) return refuse(400, "bad-query", "device is missing", "Ask for /api/v1/explain?device=NAME, and &domain=NAME for one of several.");
+    if (device === null)
+      return refuse(400, "bad-query", "device is missing", "Ask for /api/v1/explain?device=NAME, and &domain=NAME for one of several.");
     const explanations = view.explain(device, query.get("domain") ?? undefined);
     return explanations === null ? refuse(404, "unknown-name", "No entry of that name is in force.") : { status: 200, body: explanations };
   };
@@ -128,7 +131,10 @@ export function createRoutes({ view, version, pid }: RouteOptions): (asked: Aske
   return async (asked) => {
     const { method, url, role } = asked;
     if (url.pathname === "/api/v1/watch")
-      return { ...refuse(426, "upgrade-needed", "/api/v1/watch is a WebSocket."), headers: { upgrade: "websocket", connection: "Upgrade" } };
+      return {
+        ...refuse(426, "upgrade-needed", "/api/v1/watch is a WebSocket."),
+        headers: { upgrade: "websocket", connection: "Upgrade" },
+      };
     const route = routes.get(url.pathname);
     if (route === undefined)
       return refuse(404, "unknown-path", "There is nothing at this path.", `Paths are ${[...routes.keys(), "/api/v1/watch"].join(" ")}.`);

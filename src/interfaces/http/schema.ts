@@ -26,5 +26,9 @@ export function checkShape<T>(definition: string, value: unknown): Result<T, str
   const check = validator(definition);
   if (check(value)) return ok(value as T);
   const [first] = check.errors ?? [];
-  return err(first === undefined ? "not understood" : `${first.instancePath === "" ? "the body" : first.instancePath} ${first.message ?? "is not right"}`);
+  return err(
+    first === undefined
+      ? "not understood"
+      : `${first.instancePath === "" ? "the body" : first.instancePath} ${first.message ?? "is not right"}`,
+  );
 }

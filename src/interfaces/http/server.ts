@@ -152,7 +152,8 @@ export function createApiServer(options: ApiOptions): ApiServer {
     if (url === null) return end(refuse(400, "bad-path", "This is no path of ours."));
     const role = roleOf(request, url, guard, true);
     if (!role.ok) return end(role.error);
-    if (url.pathname !== "/api/v1/watch") return end(refuse(404, "unknown-path", "There is no WebSocket at this path.", "Use /api/v1/watch."));
+    if (url.pathname !== "/api/v1/watch")
+      return end(refuse(404, "unknown-path", "There is no WebSocket at this path.", "Use /api/v1/watch."));
     if (live === null || live.full) return end(refuse(503, "too-many-clients", "Too many clients watch already.", "Close some."));
     sockets.handleUpgrade(request, socket, head, (client) => {
       if (live === null) client.terminate();
@@ -179,7 +180,13 @@ export function createApiServer(options: ApiOptions): ApiServer {
     new Promise((resolve) => {
       const where = `${host}:${String(port)}`;
       server.once("error", (cause: NodeJS.ErrnoException) =>
-        resolve(err(cause.code === "EADDRINUSE" ? `${where} is taken by another program; give another --listen` : `cannot listen on ${where}: ${cause.message}`)),
+        resolve(
+          err(
+            cause.code === "EADDRINUSE"
+              ? `${where} is taken by another program; give another --listen`
+              : `cannot listen on ${where}: ${cause.message}`,
+          ),
+        ),
       );
       server.listen({ host, port }, () => resolve(ok((server.address() as AddressInfo).port)));
     });

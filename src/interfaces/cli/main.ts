@@ -1,0 +1,36 @@
+#!/usr/bin/env node
+/** The process around the command line: signals, streams, exit code. */
+import { createApp } from "../../app.ts";
+import { EXIT, type Io } from "./io.ts";
+import { main } from "./program.ts";
+
+const stop = new AbortController();
+let listening = false;
+
+const io: Io = {
+  stdout: process.stdout,
+  stderr: process.stderr,
+  env: process.env,
+  now: () => Date.now(),
+  stopping: () => {
+    if (!listening) for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
+    listening = true;
+    return stop.signal;
+  },
+};
+
+// Whoever reads us may stop reading (`| head`): that is no error.
+for (const stream of [process.stdout, process.stderr])
+  stream.on("error", (cause: NodeJS.ErrnoException) => process.exit(cause.code === "EPIPE" ? EXIT.ok : EXIT.bug));
+
+const bug = (cause: unknown): void => {
+  const { message, stack } = cause instanceof Error ? cause : new Error(String(cause));
+  process.stderr.write(`plugherd: ${message}\nThis is a bug in plugherd. Please report it with what --debug adds to this text.\n`);
+  if (process.argv.includes("--debug")) process.stderr.write(`${stack ?? ""}\n`);
+  process.exit(EXIT.bug);
+};
+process.on("uncaughtException", bug);
+process.on("unhandledRejection", bug);
+
+// The exit code is set, not forced: what is still to be written is written.
+process.exitCode = await main(process.argv.slice(2), io, { createApp });
