@@ -56,12 +56,7 @@ async function main(): Promise<number> {
   }
   const project = resolve(process.env["PLUGHERD_E2E_PROJECT"] ?? ".");
   const work = resolve(process.env["PLUGHERD_E2E_WORK"] ?? "test/e2e/.work");
-  const workshop = openWorkshop(
-    project,
-    work,
-    (agent) => guestReady(agent, startScript("guest", GUEST), guestConsole("guest")),
-    say,
-  );
+  const workshop = openWorkshop(project, work, (agent) => guestReady(agent, startScript("guest", GUEST), guestConsole("guest")), say);
   const count = { passed: 0, failed: 0, skipped: 0 };
   const flaky: string[] = [];
   for (const test of cases) {

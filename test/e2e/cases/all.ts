@@ -1,5 +1,9 @@
 /** Every case, in the order in which they are played. */
 import type { Case } from "../case.ts";
+import { cableCases } from "./cable.ts";
+import { crashCases } from "./crash.ts";
+import { desiredCases } from "./desired.ts";
+import { domainCases } from "./domain.ts";
 import { testbedCases } from "./testbed.ts";
 
-export const cases: readonly Case[] = [...testbedCases];
+export const cases: readonly Case[] = [...testbedCases, ...cableCases, ...domainCases, ...desiredCases, ...crashCases];
