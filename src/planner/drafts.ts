@@ -1,0 +1,83 @@
+/** Claims of one live domain before they have a place: which device each is about, and which object there holds it. */
+import type { HostDevice } from "../model/hostdev.ts";
+import { type ClaimId, claimId } from "../model/world.ts";
+import type { EntryMatch } from "./match.ts";
+import { type Refusal, sitsIn } from "./refuse.ts";
+import type { Seat } from "./seats.ts";
+import type { Entry, View } from "./view.ts";
+
+export type Draft = {
+  readonly id: ClaimId;
+  readonly entry: Entry;
+  /** Where `count: all`. */
+  readonly busid: string | null;
+  /** Position that its port follows from. */
+  readonly index: number;
+  readonly match: EntryMatch;
+  /** The device that it gets (or would get), or the one that it is about; null: none or several. */
+  readonly device: HostDevice | null;
+  readonly won: boolean;
+  /** Why it goes without; empty if it has won, or nothing matches. */
+  readonly refusals: readonly Refusal[];
+  owned: Seat | null;
+};
+
+function draftsOf(view: View, entry: Entry, match: EntryMatch, firstIndex: number): readonly Draft[] {
+  const base = { entry, match, owned: null };
+  if (entry.device.count === "all" && match.matching.length > 0) {
+    return match.matching.map((busid, i) => ({
+      ...base,
+      id: claimId(entry.domain, entry.device.name, busid),
+      busid,
+      index: firstIndex + i,
+      device: view.device(busid),
+      won: match.won.includes(busid),
+      refusals: match.refusals.filter((refusal) => refusal.busid === busid),
+    }));
+  }
+  const [won] = match.won;
+  const about = won ?? match.inPlace[0] ?? (match.matching.length === 1 ? match.matching[0] : undefined);
+  return [
+    {
+      ...base,
+      id: entry.id,
+      busid: null,
+      index: entry.index,
+      device: about === undefined ? null : view.device(about),
+      won: won !== undefined,
+      refusals: won === undefined ? match.refusals : [],
+    },
+  ];
+}
+
+/**
+ * Gives each object in the domain to at most one claim: what is won first, then what sits there and is not won. The objects that nobody
+ * owns are left over.
+ */
+function own(view: View, drafts: readonly Draft[]): ReadonlySet<string> {
+  const owned = new Set<string>();
+  for (const won of [true, false]) {
+    for (const draft of drafts.filter((candidate) => candidate.won === won && candidate.device !== null)) {
+      const seat = sitsIn(view, draft.entry.domain, draft.device?.busid ?? "");
+      if (seat === null || owned.has(seat.object.path)) continue;
+      draft.owned = seat;
+      owned.add(seat.object.path);
+    }
+  }
+  return owned;
+}
+
+export function draftClaims(
+  view: View,
+  domain: string,
+  matchOf: (entry: Entry) => EntryMatch,
+): { readonly drafts: readonly Draft[]; readonly owned: ReadonlySet<string> } {
+  const entries = view.entries(domain);
+  let next = entries.length;
+  const drafts = entries.flatMap((entry) => {
+    const made = draftsOf(view, entry, matchOf(entry), next);
+    if (entry.device.count === "all") next += made.length;
+    return made;
+  });
+  return { drafts, owned: own(view, drafts) };
+}

@@ -1,0 +1,299 @@
+/** Where in a domain each device goes (product.md §2, "Where in the domain"; §9). What is in place stays in place. */
+import { CONTROLLER_PREFIX, controllerId, type NewController } from "../model/action.ts";
+import type { DesiredController, DesiredDevice } from "../model/desired.ts";
+import type { LiveController, LiveDomain } from "../model/domain.ts";
+import type { HostDevice } from "../model/hostdev.ts";
+import { speedFits } from "../model/usbctrl.ts";
+import { makeable, slotHint } from "./make.ts";
+
+export type Spot = { readonly bus: string; readonly port: number };
+export type PlaceRequest = {
+  readonly id: string;
+  readonly entry: DesiredDevice;
+  /** Position that its port follows from, so that placements do not shift when others come or go; from 0. */
+  readonly index: number;
+  readonly device: HostDevice;
+  /** Where the device is now. */
+  readonly current: Spot | null;
+};
+export type Placement =
+  | (Spot & { readonly kind: "placed"; readonly create: NewController | null; readonly why: string })
+  /** `wait`: a port will be free as soon as what leaves it has left. */
+  | { readonly kind: "nowhere"; readonly wait: boolean; readonly reason: string; readonly message: string };
+
+export type PlaceWorld = {
+  readonly live: LiveDomain;
+  /** null: made when needed. */
+  readonly declared: readonly DesiredController[] | null;
+  readonly requests: readonly PlaceRequest[];
+  /** Spots of what is to be removed: nothing is behind it, or a device that has to go first. */
+  readonly dead: readonly Spot[];
+  readonly leaving: readonly Spot[];
+};
+
+const DEFAULT_PORTS = 8;
+const DEFAULT_DRIVER = "qemu-xhci";
+const spotKey = ({ bus, port }: Spot): string => `${bus} ${String(port)}`;
+
+/** A controller with its ports, there or to be made. */
+type Rack = {
+  readonly name: string;
+  readonly bus: string;
+  readonly ports: number;
+  readonly limits: Pick<LiveController, "minSpeed" | "maxSpeed" | "version">;
+  readonly live: boolean;
+  readonly ours: boolean;
+  /** To be called when the first device is put on it; null: cannot be made after all. */
+  readonly make: (() => NewController | null) | null;
+};
+
+const byName = (a: LiveController, b: LiveController): number => {
+  const [x, y] = [a.name ?? a.bus, b.name ?? b.bus];
+  return x.length - y.length || (x < y ? -1 : x > y ? 1 : 0);
+};
+
+const nowhere = (message: string, wait = false): Placement => ({ kind: "nowhere", wait, reason: "NoController", message });
+
+const tooSlow = ({ device }: PlaceRequest, name: string): Placement => ({
+  kind: "nowhere",
+  wait: false,
+  reason: "SpeedMismatch",
+  message: `it runs at ${String(device.speed)} Mb/s, which controller ${name} does not take; name an xHCI controller (\`version: 3\`)`,
+});
+
+class Floor {
+  private readonly placements = new Map<string, Placement>();
+  private readonly taken = new Set<string>();
+  private readonly leaving: Set<string>;
+  private readonly making = new Map<string, NewController>();
+  private readonly world: PlaceWorld;
+  private readonly live: LiveDomain;
+  private readonly stuck: ReadonlyMap<string, Placement>;
+
+  /** @param stuck - what has a place and could not move, with the reason */
+  constructor(world: PlaceWorld, stuck: ReadonlyMap<string, Placement>) {
+    this.world = world;
+    this.stuck = stuck;
+    this.live = world.live;
+    this.leaving = new Set(world.leaving.map(spotKey));
+    const dead = new Set(world.dead.map(spotKey));
+    for (const { bus, occupied } of this.live.controllers) {
+      for (const port of occupied) {
+        const key = spotKey({ bus, port });
+        if (!dead.has(key) && !this.leaving.has(key)) this.taken.add(key);
+      }
+    }
+  }
+
+  private rackOf(live: LiveController): Rack {
+    return { name: live.name ?? live.bus, bus: live.bus, ports: live.ports, limits: live, live: true, ours: live.ours, make: null };
+  }
+
+  /** The controller that a file calls `name`: ours before one of somebody else. */
+  private liveNamed(name: string): LiveController | undefined {
+    const named = this.live.controllers.filter((controller) => controller.name === name);
+    return named.find(({ ours }) => ours) ?? named.sort(byName)[0];
+  }
+
+  private slot(): string | null | undefined {
+    const { freeSlots, machine } = this.live;
+    const next = freeSlots[this.making.size];
+    if (next !== undefined) return next;
+    if (freeSlots.includes("pci.0")) return "pci.0";
+    return machine === null ? null : undefined;
+  }
+
+  private newRack(name: string, driver: string, ports: number, limits: Rack["limits"]): Rack {
+    const make = (): NewController | null => {
+      const known = this.making.get(name);
+      if (known !== undefined) return known;
+      const slot = this.slot();
+      if (slot === undefined) return null;
+      const made = { name, driver, ports, slot };
+      this.making.set(name, made);
+      return made;
+    };
+    return { name, bus: `${controllerId(name)}.0`, ports, limits, live: false, ours: true, make };
+  }
+
+  /** @returns the rack of a declared controller, or why there is none */
+  private declared(controller: DesiredController): Rack | string {
+    const live = this.liveNamed(controller.name);
+    if (live !== undefined) return this.rackOf(live);
+    const model = makeable(controller, this.live);
+    return typeof model === "string" ? model : this.newRack(controller.name, model.driver, model.ports, model);
+  }
+
+  /** A controller that nobody asked for, where `controllers:` is left out. */
+  private automatic(): Rack | null {
+    const { live } = this;
+    if (this.world.declared !== null || (live.drivers !== null && !live.drivers.includes(DEFAULT_DRIVER))) return null;
+    for (let n = 0; ; n += 1) {
+      const name = `hci${String(n)}`;
+      const known = live.controllers.some((c) => c.name === name || c.path.endsWith(`/${CONTROLLER_PREFIX}${name}`));
+      if (known) continue;
+      const rack = this.newRack(name, DEFAULT_DRIVER, DEFAULT_PORTS, { minSpeed: null, maxSpeed: null, version: 3 });
+      const full = this.making.has(name) && !this.ports(rack, 0).some((port) => !this.isUsed(rack.bus, port));
+      if (!full) return rack;
+    }
+  }
+
+  private isUsed(bus: string, port: number): boolean {
+    const key = spotKey({ bus, port });
+    return this.taken.has(key) || this.leaving.has(key);
+  }
+
+  /** The ports of a controller in the order in which an entry takes them: its own, then those that no other entry counts on. */
+  private ports(rack: Rack, index: number): readonly number[] {
+    const all = Array.from({ length: rack.ports }, (_, i) => i + 1);
+    const counted = new Set(this.world.requests.map((request) => request.entry.guestPort ?? request.index + 1));
+    const named = this.world.requests.flatMap(({ entry }) => (entry.controller === rack.name ? (entry.guestPort ?? []) : []));
+    const rank = (port: number): number => (named.includes(port) ? 3 : port === index + 1 ? 0 : counted.has(port) ? 2 : 1);
+    return all.sort((a, b) => rank(a) - rank(b) || a - b);
+  }
+
+  /** @returns null: the controller cannot be made */
+  private put(rack: Rack, port: number, why: string): Placement | null {
+    const create = rack.make === null ? null : rack.make();
+    if (rack.make !== null && create === null) return null;
+    this.taken.add(spotKey({ bus: rack.bus, port }));
+    return { kind: "placed", bus: rack.bus, port, create, why };
+  }
+
+  private noSlot(): Placement {
+    return nowhere(`no USB controller can be made: ${slotHint(this.live)}`);
+  }
+
+  /** On the controller that the entry names, and on no other. */
+  private placeNamed(request: PlaceRequest, name: string): Placement {
+    const { entry, device } = request;
+    const declared = this.world.declared?.find((controller) => controller.name === name);
+    const live = this.liveNamed(name);
+    const rack = live !== undefined ? this.rackOf(live) : declared !== undefined ? this.declared(declared) : null;
+    if (rack === null) return nowhere(`the domain has no controller ${name}, and its file declares none of that name`);
+    if (typeof rack === "string") return nowhere(rack);
+    if (speedFits(rack.limits, device.speed) === "no") return tooSlow(request, name);
+    return entry.guestPort === null ? this.placeOnAny(request, rack) : this.placeAt(rack, entry.guestPort);
+  }
+
+  private placeAt(rack: Rack, port: number): Placement {
+    const text = String(port);
+    if (port > rack.ports) return nowhere(`controller ${rack.name} has ${String(rack.ports)} ports; there is no port ${text}`);
+    if (this.taken.has(spotKey({ bus: rack.bus, port }))) {
+      return nowhere(`port ${text} of controller ${rack.name} is taken; free it or choose another \`guestPort\``);
+    }
+    return this.put(rack, port, `the file says controller ${rack.name}, port ${text}`) ?? this.noSlot();
+  }
+
+  private placeOnAny(request: PlaceRequest, rack: Rack): Placement {
+    const port = this.freePort(request, rack);
+    if (port !== undefined)
+      return this.put(rack, port, `the file says controller ${rack.name}; port ${String(port)} is free`) ?? this.noSlot();
+    const message = `all ${String(rack.ports)} ports of controller ${rack.name} are taken; free one or name another controller`;
+    return nowhere(message, this.isLeft(rack));
+  }
+
+  private freePort({ index }: PlaceRequest, rack: Rack): number | undefined {
+    return this.ports(rack, index).find((port) => !this.isUsed(rack.bus, port));
+  }
+
+  /** Whether a port will be free as soon as what leaves it has left. */
+  private isLeft(rack: Rack): boolean {
+    return this.ports(rack, 0).some((port) => !this.taken.has(spotKey({ bus: rack.bus, port })));
+  }
+
+  /** Racks in the order in which a device without `controller:` takes them. */
+  private racks(): readonly Rack[] {
+    const ours = this.live.controllers.filter((controller) => controller.ours).sort(byName);
+    const wanted = (this.world.declared ?? []).map((controller) => this.declared(controller)).filter((rack) => typeof rack !== "string");
+    const declared = new Set(wanted.filter(({ live }) => live).map(({ bus }) => bus));
+    const present = this.live.controllers.filter((controller) => !controller.ours && !declared.has(controller.bus)).sort(byName);
+    const automatic = this.automatic();
+    return [
+      ...wanted.filter(({ live }) => live),
+      ...ours.filter(({ bus }) => !declared.has(bus)).map((controller) => this.rackOf(controller)),
+      ...wanted.filter(({ live }) => !live),
+      ...present.map((controller) => this.rackOf(controller)),
+      ...(automatic === null ? [] : [automatic]),
+    ];
+  }
+
+  private placeAnywhere(request: PlaceRequest): Placement {
+    const { speed } = request.device;
+    const racks = this.racks();
+    const fitting = (wanted: string): readonly Rack[] =>
+      racks.filter(({ limits }) => (speed === null ? "yes" : speedFits(limits, speed)) === wanted);
+    const usable = [...fitting("yes"), ...fitting("maybe")];
+    for (const rack of usable) {
+      const port = this.freePort(request, rack);
+      if (port === undefined) continue;
+      const what = rack.live ? (rack.ours ? "a controller of ours" : "a controller of the domain") : "a controller to be made";
+      const placed = this.put(rack, port, `${rack.name} is ${what}; its port ${String(port)} is free`);
+      if (placed !== null) return placed;
+    }
+    if (racks.length > 0 && usable.length === 0) return tooSlow(request, racks.map(({ name }) => name).join(", "));
+    const leaving = usable.some((rack) => rack.live && this.isLeft(rack));
+    return nowhere(this.whyNone(racks), leaving);
+  }
+
+  private whyNone(racks: readonly Rack[]): string {
+    const { declared } = this.world;
+    if (racks.some(({ live }) => !live)) return `no free USB port, and no controller can be made: ${slotHint(this.live)}`;
+    const none = racks.length === 0 ? "the domain has no USB controller" : "every fitting USB port of the domain is taken";
+    if (declared === null) {
+      return `${none}, and its QEMU has no ${DEFAULT_DRIVER}; add to its own configuration: -device nec-usb-xhci,id=usb`;
+    }
+    const problem = declared.map((controller) => this.declared(controller)).find((rack) => typeof rack === "string");
+    if (problem !== undefined) return problem;
+    return declared.length === 0
+      ? `${none}, and \`controllers: []\` makes none; add to its own configuration: -device qemu-xhci,id=usb,p2=8,p3=8`
+      : `${none}; declare another controller in \`controllers:\``;
+  }
+
+  /** Whether the file says of a device in place that it belongs somewhere else. */
+  private isMisplaced({ entry, current }: PlaceRequest): boolean {
+    if (current === null || entry.controller === null) return false;
+    const named = this.liveNamed(entry.controller)?.bus ?? `${controllerId(entry.controller)}.0`;
+    return named !== current.bus || (entry.guestPort !== null && entry.guestPort !== current.port);
+  }
+
+  run(): ReadonlyMap<string, Placement> {
+    const requests = [...this.world.requests].sort((a, b) => a.index - b.index || (a.id < b.id ? -1 : 1));
+    const movers = new Set(requests.filter((request) => !this.stuck.has(request.id) && this.isMisplaced(request)));
+    for (const request of requests) {
+      const { current } = request;
+      if (current === null) continue;
+      if (movers.has(request)) {
+        this.leaving.add(spotKey(current));
+        this.taken.delete(spotKey(current));
+      } else this.keep(request, current);
+    }
+    const open = requests.filter((request) => request.current === null || movers.has(request));
+    const named = open.filter(({ entry }) => entry.controller !== null);
+    const exact = named.filter(({ entry }) => entry.guestPort !== null);
+    const rest = named.filter(({ entry }) => entry.guestPort === null);
+    for (const request of [...exact, ...rest]) this.placements.set(request.id, this.placeNamed(request, request.entry.controller ?? ""));
+    for (const request of open.filter(({ entry }) => entry.controller === null)) {
+      this.placements.set(request.id, this.placeAnywhere(request));
+    }
+    return this.placements;
+  }
+
+  private keep(request: PlaceRequest, current: Spot): void {
+    this.taken.add(spotKey(current));
+    const why = "it is in place, and what is in place stays";
+    this.placements.set(request.id, this.stuck.get(request.id) ?? { kind: "placed", ...current, create: null, why });
+  }
+}
+
+/** A device that should move and cannot keeps its place, so that nothing else may be put there: then all is worked out again. */
+export function placeAll(world: PlaceWorld): ReadonlyMap<string, Placement> {
+  const stuck = new Map<string, Placement>();
+  for (;;) {
+    const placements = new Floor(world, stuck).run();
+    const failed = world.requests.find(({ id, current }) => current !== null && !stuck.has(id) && placements.get(id)?.kind === "nowhere");
+    const placement = failed === undefined ? undefined : placements.get(failed.id);
+    if (failed === undefined || placement === undefined) return placements;
+    stuck.set(failed.id, placement);
+  }
+}
