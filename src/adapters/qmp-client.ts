@@ -95,6 +95,7 @@ type Call = {
   readonly id: string;
   readonly command: string;
   readonly args: Readonly<Record<string, unknown>> | undefined;
+  readonly signal: AbortSignal | undefined;
   readonly settle: (result: Result<unknown, QmpError>) => void;
   /** How many messages had been heard when it was written. */
   heardAtSend: number;
@@ -179,6 +180,7 @@ function createSession(socket: Socket, { timings, clock }: QmpDeps, onGreeting: 
   const sendQueued = (): void => {
     for (const call of queued.values()) {
       if (inFlight.size >= MAX_IN_FLIGHT) return;
+      if (call.signal?.aborted === true) continue; // one signal may call off several: its listener is about to take this one, too
       queued.delete(call.id);
       send(call);
     }
@@ -210,6 +212,7 @@ function createSession(socket: Socket, { timings, clock }: QmpDeps, onGreeting: 
         id: `p${lastId.toString(36)}`,
         command,
         args,
+        signal,
         heardAtSend: heard,
         settle: (result) => {
           clock.clearTimeout(timer);

@@ -82,6 +82,7 @@ export function takeSocket(socket: Socket, user: SocketUser, maxQueuedBytes = 10
   socket.on("error", (cause: NodeJS.ErrnoException) => end(`the connection broke (${cause.code ?? cause.message})`));
   socket.on("end", () => end("the peer closed the connection"));
   socket.on("close", () => end("the connection was closed"));
+  socket.resume(); // a server may hand it over paused
   if (socket.destroyed) queueMicrotask(() => end("the connection was closed")); // before it was taken over
   return {
     write(text) {
