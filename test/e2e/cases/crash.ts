@@ -16,7 +16,7 @@ const tell = (moment: Moment): string => ("command" in moment ? `${moment.comman
 const ATTACH: readonly Moment[] = [
   ...command("device_add", 1),
   ...command("handle_qmp_command", 1, 2, 3, 5, 8),
-  ...command("usb_host_open_started", 1),
+  ...command("usb_host_open_", 1),
   ...command("usb_host_open_success", 1),
   ...after(0, 5, 10, 20, 30, 45, 60, 80, 110, 150, 220, 320),
 ];
@@ -119,7 +119,7 @@ export const crashCases: readonly Case[] = [
       const [object] = await untilAttached(vm, [stick]);
       await host.phase("stick", "Attached");
       const told = await vm.changes();
-      const opens = (): Promise<string> => host.sh("grep -ac usb_host_open_started /run/witness/vm1.trace");
+      const opens = (): Promise<string> => host.sh("grep -ac usb_host_open_ /run/witness/vm1.trace");
       const opened = await opens();
       for (const end of [host.daemon.kill9, host.daemon.stop]) {
         await end();
