@@ -88,20 +88,19 @@ export function createLive(view: ControllerView, timings: LiveTimings = liveTimi
   };
   const send = (client: Client, bytes: Buffer): void => {
     if (client.socket.readyState !== client.socket.OPEN) return;
-    if (client.socket.bufferedAmount > client.allowance + limits.backlogBytes) return cutOff(client, CLOSE.tooSlow, "too slow");
-    client.socket.send(bytes, { binary: false });
+    if (client.socket.bufferedAmount > client.allowance + limits.backlogBytes) cutOff(client, CLOSE.tooSlow, "too slow");
+    else client.socket.send(bytes, { binary: false });
   };
 
+  /** First message of a client, and the number that it is at after it. */
+  function greeting(resume: Resume | null): { readonly seq: number; readonly bytes: Buffer } {
+    const missed = resume === null ? null : view.since(resume.id, resume.seq);
+    if (resume === null || missed === null) return snapshotBytes();
+    const seq = missed.at(-1)?.seq ?? resume.seq;
+    return { seq, bytes: serialised({ type: "changes", id: resume.id, seq, changes: missed }) };
+  }
   function welcome(client: Client): void {
-    const missed = client.resume === null ? null : view.since(client.resume.id, client.resume.seq);
-    if (client.resume !== null && missed !== null) {
-      const seq = missed.at(-1)?.seq ?? client.resume.seq;
-      const bytes = serialised({ type: "changes", id: client.resume.id, seq, changes: missed });
-      client.seq = seq;
-      client.allowance = bytes.length;
-      return send(client, bytes);
-    }
-    const { seq, bytes } = snapshotBytes();
+    const { seq, bytes } = greeting(client.resume);
     client.seq = seq;
     client.allowance = bytes.length;
     send(client, bytes);

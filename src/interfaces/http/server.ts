@@ -8,7 +8,8 @@ import type { Log } from "../../model/contracts.ts";
 import { err, ok, type Result } from "../../model/result.ts";
 import { authorize, type Listen, type Role, SUBPROTOCOL, type Tokens } from "./auth.ts";
 import { type Deadlines, defaultDeadlines, keepDeadlines, NEVER_CHECK } from "./deadlines.ts";
-import { createLive, type Live, type LiveLimits, type LiveTimings, type Resume } from "./live.ts";
+import { createLive, type Live, type LiveLimits, type LiveTimings } from "./live.ts";
+import { readBody, resumeOf, urlOf } from "./request.ts";
 import { type Answer, createRoutes, OPEN_PATHS, refuse } from "./routes.ts";
 import { freeSocketPath, listenOnSocket } from "./unix-socket.ts";
 
@@ -32,54 +33,9 @@ export type ApiServer = {
   stop(): Promise<void>;
 };
 
-/** A plan carries whole trees of files; nothing else is long. */
-const MOST_BODY_BYTES = 16 * 1024 * 1024;
-const MOST_URL = 8 * 1024;
 const MOST_CONNECTIONS = 512;
 /** What is left of a refused body is thrown away for this long, so that the client gets to read why. */
 const DRAIN_MS = 1_000;
-
-/** @returns null: not a path that we would answer */
-function urlOf(request: IncomingMessage): URL | null {
-  const { url } = request;
-  if (url === undefined || url.length > MOST_URL || !url.startsWith("/") || url.startsWith("//")) return null;
-  // Parsed only for its query: the path is taken as it was sent, so that no `..` or %2f is ever resolved.
-  const [path = "/", ...query] = url.split("?");
-  try {
-    const parsed = new URL(`http://localhost/?${query.join("?")}`);
-    parsed.pathname = path;
-    return parsed.pathname === path ? parsed : null;
-  } catch {
-    return null;
-  }
-}
-
-async function readBody(request: IncomingMessage): Promise<Result<unknown, Answer>> {
-  const tooLong = refuse(413, "body-too-long", `A body may have ${String(MOST_BODY_BYTES)} bytes.`);
-  if (!/^application\/json\s*(;|$)/i.test(request.headers["content-type"] ?? ""))
-    return err(refuse(415, "not-json", "The body must be JSON.", "Send the header content-type: application/json."));
-  if (Number(request.headers["content-length"] ?? 0) > MOST_BODY_BYTES) return err(tooLong);
-  const chunks: Buffer[] = [];
-  let size = 0;
-  try {
-    for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-      size += chunk.length;
-      if (size > MOST_BODY_BYTES) return err(tooLong);
-      chunks.push(chunk);
-    }
-    return ok(JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks))) as unknown);
-  } catch {
-    return err(refuse(400, "not-json", "The body is not JSON."));
-  }
-}
-
-/** Seq and id of a client that comes back; anything odd is treated as a newcomer. */
-function resumeOf(url: URL): Resume | null {
-  const id = url.searchParams.get("id");
-  const seq = url.searchParams.get("seq");
-  if (id === null || id === "" || seq === null || !/^\d{1,15}$/.test(seq)) return null;
-  return { id, seq: Number(seq) };
-}
 
 export function createApiServer(options: ApiOptions): ApiServer {
   const { view, log, version, tcp, socket: socketPath, live: liveOptions, deadlines = defaultDeadlines } = options;
@@ -140,24 +96,28 @@ export function createApiServer(options: ApiOptions): ApiServer {
       });
   }
 
+  /** @returns null: it may watch */
+  function whyNotWatch(request: IncomingMessage, url: URL | null, guard: Guard | null): Answer | null {
+    if (url === null) return refuse(400, "bad-path", "This is no path of ours.");
+    const role = roleOf(request, url, guard, true);
+    if (!role.ok) return role.error;
+    if (url.pathname !== "/api/v1/watch") return refuse(404, "unknown-path", "There is no WebSocket at this path.", "Use /api/v1/watch.");
+    return live === null || live.full ? refuse(503, "too-many-clients", "Too many clients watch already.", "Close some.") : null;
+  }
+
   function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer, guard: Guard | null): void {
     socket.on("error", () => socket.destroy());
-    const end = ({ status, body }: Answer): void => {
-      const text = JSON.stringify(body);
-      socket.end(
-        `HTTP/1.1 ${String(status)} ${STATUS_CODES[status] ?? ""}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${String(Buffer.byteLength(text))}\r\n\r\n${text}`,
-      );
-    };
     const url = urlOf(request);
-    if (url === null) return end(refuse(400, "bad-path", "This is no path of ours."));
-    const role = roleOf(request, url, guard, true);
-    if (!role.ok) return end(role.error);
-    if (url.pathname !== "/api/v1/watch")
-      return end(refuse(404, "unknown-path", "There is no WebSocket at this path.", "Use /api/v1/watch."));
-    if (live === null || live.full) return end(refuse(503, "too-many-clients", "Too many clients watch already.", "Close some."));
+    const refused = whyNotWatch(request, url, guard);
+    if (refused !== null) {
+      const text = Buffer.from(JSON.stringify(refused.body));
+      const head = `HTTP/1.1 ${String(refused.status)} ${STATUS_CODES[refused.status] ?? ""}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${String(text.length)}\r\n\r\n`;
+      socket.end(Buffer.concat([Buffer.from(head), text]));
+      return;
+    }
     sockets.handleUpgrade(request, socket, head, (client) => {
       if (live === null) client.terminate();
-      else live.add(client, resumeOf(url));
+      else live.add(client, url === null ? null : resumeOf(url));
     });
   }
 
