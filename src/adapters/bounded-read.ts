@@ -1,0 +1,78 @@
+/** Reads of small files of the kernel: never more than a limit, never a wait for a pipe's writer, and no error but "nothing there". */
+import { closeSync, constants, openSync, readSync } from "node:fs";
+import { open } from "node:fs/promises";
+
+/** A FIFO put in an attribute's place must not hold us. */
+const FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
+/** sysfs gives one page per attribute. */
+export const PAGE = 4096;
+const page = Buffer.allocUnsafe(PAGE);
+
+/** @returns at most {@link PAGE} bytes as text; null: missing or not readable */
+export function readTextSync(path: string): string | null {
+  let fd: number;
+  try {
+    fd = openSync(path, FLAGS);
+  } catch {
+    return null;
+  }
+  try {
+    return page.toString("utf8", 0, readSync(fd, page, 0, PAGE, null));
+  } catch {
+    return null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** @returns the whole file; null: missing, not readable, or longer than `limit` */
+export function readBytesSync(path: string, limit: number): Uint8Array | null {
+  let fd: number;
+  try {
+    fd = openSync(path, FLAGS);
+  } catch {
+    return null;
+  }
+  try {
+    const parts: Buffer[] = [];
+    let total = 0;
+    for (;;) {
+      const length = readSync(fd, page, 0, PAGE, null);
+      if (length === 0) return Buffer.concat(parts, total);
+      total += length;
+      if (total > limit) return null;
+      parts.push(Buffer.from(page.subarray(0, length)));
+    }
+  } catch {
+    return null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** {@link readBytesSync} on a thread: for what may wait on a lock of the kernel. */
+export async function readBytes(path: string, limit: number): Promise<Uint8Array | null> {
+  const file = await open(path, FLAGS).catch(() => null);
+  if (file === null) return null;
+  try {
+    const parts: Buffer[] = [];
+    let total = 0;
+    for (;;) {
+      const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(PAGE), 0, PAGE, null);
+      if (bytesRead === 0) return Buffer.concat(parts, total);
+      total += bytesRead;
+      if (total > limit) return null;
+      parts.push(buffer.subarray(0, bytesRead));
+    }
+  } catch {
+    return null;
+  } finally {
+    await file.close().catch(() => undefined);
+  }
+}
+
+/** @returns the file's text, see {@link readBytes} */
+export const readText = async (path: string, limit = PAGE): Promise<string | null> => {
+  const bytes = await readBytes(path, limit);
+  return bytes === null ? null : new TextDecoder().decode(bytes);
+};
