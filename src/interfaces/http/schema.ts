@@ -6,6 +6,7 @@ import { err, ok, type Result } from "../../model/result.ts";
 /** The package's own `specs` directory; as far from the source file as from the built one. */
 export const specsDir = new URL("../../../specs/", import.meta.url);
 
+const SCHEMA = "live-api";
 let ajv: Ajv2020 | null = null;
 const validators = new Map<string, ValidateFunction>();
 
@@ -14,9 +15,9 @@ function validator(definition: string): ValidateFunction {
   if (known !== undefined) return known;
   if (ajv === null) {
     ajv = new Ajv2020({ allErrors: false, strict: true, allowUnionTypes: true });
-    ajv.addSchema(JSON.parse(readFileSync(new URL("live-api.schema.json", specsDir), "utf8")) as object, "live-api");
+    ajv.addSchema(JSON.parse(readFileSync(new URL("live-api.schema.json", specsDir), "utf8")) as object, SCHEMA);
   }
-  const made = ajv.compile({ $ref: `live-api#/$defs/${definition}` });
+  const made = ajv.compile({ $ref: `${SCHEMA}#/$defs/${definition}` });
   validators.set(definition, made);
   return made;
 }
