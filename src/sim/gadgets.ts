@@ -1,6 +1,9 @@
 /** The kinds of device that a simulated host knows: what each is unless a scenario says otherwise. Ids are those of real products. */
 
-export type Gadget = {
+import type { UsbClass } from "../model/hostdev.ts";
+import type { SimDeviceSpec } from "./sysfs-spec.ts";
+
+type Gadget = {
   /** Four lower-case hex digits each. */
   readonly vendor: string;
   readonly product: string;
@@ -46,4 +49,47 @@ const ALL = {
 
 export type GadgetKind = keyof typeof ALL;
 export const GADGETS = Object.keys(ALL) as readonly GadgetKind[];
-export const gadgetOf = (kind: GadgetKind): Gadget => ALL[kind];
+
+/** What is left out comes from the kind. `id`: `vendor:product`; interfaces as class triples. */
+export type GadgetSpec = {
+  readonly busid: string;
+  readonly kind: GadgetKind;
+  readonly id?: string;
+  readonly serial?: string;
+  readonly manufacturer?: string;
+  readonly productName?: string;
+  readonly interfaces?: readonly string[];
+  readonly removable?: boolean;
+};
+
+/** @param nth - tells the names of disks and network interfaces apart */
+export function deviceSpecOf(spec: GadgetSpec, nth: number): SimDeviceSpec {
+  const gadget: Gadget = ALL[spec.kind];
+  const manufacturer = spec.manufacturer ?? gadget.manufacturer;
+  const productName = spec.productName ?? gadget.productName;
+  const interfaces = (spec.interfaces ?? gadget.interfaces).map(classOf);
+  const disk = `sd${diskName(nth)}`;
+  return {
+    port: spec.busid,
+    vendor: spec.id?.slice(0, 4) ?? gadget.vendor,
+    product: spec.id?.slice(5) ?? gadget.product,
+    deviceClass: classOf(gadget.deviceClass),
+    interfaces,
+    speed: gadget.speed,
+    removable: spec.removable === false ? "fixed" : "removable",
+    ...(manufacturer === null ? {} : { manufacturer }),
+    ...(productName === null ? {} : { productName }),
+    ...(spec.serial === undefined ? {} : { serial: spec.serial }),
+    ...(spec.kind === "hub" ? { hub: 4 } : {}),
+    ...(interfaces[0]?.class === 0x08 ? { block: [{ name: disk, partitions: [{ name: `${disk}1` }] }] } : {}),
+    ...(spec.kind === "network" ? { net: [{ name: `usb${String(nth)}` }] } : {}),
+  };
+}
+
+const classOf = (triple: string): UsbClass => {
+  const [c = 0, subclass = 0, protocol = 0] = triple.split(":").map((part) => Number.parseInt(part, 16));
+  return { class: c, subclass, protocol };
+};
+/** As Linux names disks: a … z, aa, ab … */
+const diskName = (nth: number): string =>
+  (nth > 26 ? diskName(Math.floor((nth - 1) / 26)) : "") + String.fromCharCode(97 + ((nth - 1) % 26));

@@ -92,9 +92,12 @@ export const domain = record(
     nameless: flag,
   },
 );
-const given = record({}, { host: listOf(device), domains: listOf(domain), files, policy });
+const given = record({}, { host: listOf(device), domains: listOf(domain), files, tree: oneOf("directory", "link", "volume"), policy });
 
-const phase = matching(/^[A-Z]\w*(\/[A-Z]\w*)?( \| [A-Z]\w*(\/[A-Z]\w*)?)*$|^absent$/, "Phase, Phase/Reason, several with | between, or absent");
+const phase = matching(
+  /^[A-Z]\w*(\/[A-Z]\w*)?( \| [A-Z]\w*(\/[A-Z]\w*)?)*$|^absent$/,
+  "Phase, Phase/Reason, several with | between, or absent",
+);
 const state = matching(/^(True|False)(\/[A-Z]\w*)?$|^absent$/, "True, False, True/Reason, False/Reason or absent");
 const expectation = record(
   {},

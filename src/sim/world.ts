@@ -1,0 +1,297 @@
+/**
+ * The simulated host as a whole: a sysfs and device tree, fake QEMUs on real sockets, the files a person writes. One truth: what a QEMU
+ * can find and open is what is plugged into the tree at that moment. Nothing happens by itself here but what the fake QEMUs do.
+ */
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { deviceSpecOf } from "./gadgets.ts";
+import { createFakeQemu, type DeviceArgs, type FakeQemu, type Mutation, type SimDelays, type SimHostDevice } from "./qmp-server.ts";
+import type { DeviceSpec, DomainSpec, Given } from "./scenario-file.ts";
+import { createSpecsTree, type SpecsTree } from "./specs-tree.ts";
+import type { Detail, SimDeviceSpec } from "./sysfs-spec.ts";
+import { type ControllerSpec, createSysfsTree } from "./sysfs-tree.ts";
+
+export type SimHostOptions = {
+  /** An empty or missing directory; left out: a temporary one. Sockets lie in it: keep its path below some 70 characters. */
+  readonly root?: string;
+  readonly given?: Given;
+  /** Of every fake QEMU, ms; see SimDelays. */
+  readonly delays?: Partial<SimDelays>;
+  /** How much of sysfs there is; see createSysfsTree. */
+  readonly detail?: Detail;
+};
+
+/** Buses 1 (USB 2) and 2 (USB 3) are the two sides of 15 sockets; bus 3 has 6 sockets of USB 2. */
+const CONTROLLERS: readonly ControllerSpec[] = [
+  { path: "pci0000:00/0000:00:14.0", ports2: 15, ports3: 15 },
+  { path: "pci0000:00/0000:00:1d.0", ports2: 6, ports3: 0 },
+];
+
+/** Where things are, as the daemon's configuration names them. */
+export type SimPaths = {
+  readonly specs: string;
+  readonly policy: string;
+  readonly qmpDir: string;
+  readonly qmpListen: string;
+  readonly sysfs: string;
+  readonly dev: string;
+  readonly proc: string;
+  readonly state: string;
+};
+
+/** A usb-host object in a domain. `holds`: busid of the plugged device behind it; null: it is dead. */
+export type HeldObject = {
+  readonly id: string | null;
+  readonly path: string;
+  readonly hostbus: number;
+  readonly hostaddr: number;
+  readonly bus: string;
+  readonly port: string | null;
+  readonly holds: string | null;
+};
+
+export type SimHost = {
+  readonly root: string;
+  readonly paths: SimPaths;
+  readonly files: SpecsTree;
+  plug(spec: DeviceSpec): void;
+  /** A hub takes with it what hangs on it. */
+  unplug(busid: string): void;
+  /** Out and in again, into the same port or another; what it is stays. */
+  replug(busid: string, to?: string): void;
+  /** Out and in again at its port, perhaps as something else. */
+  reenumerate(busid: string, as: Partial<DeviceSpec>): void;
+  plugged(): readonly string[];
+  /** Whether a QEMU may open what is plugged in there, now and later. */
+  setOpenable(busid: string, openable: boolean): void;
+  mount(busid: string): void;
+  unmount(busid: string): void;
+  route(busid: string): void;
+  startDomain(spec: DomainSpec): Promise<void>;
+  killDomain(name: string): Promise<void>;
+  quitDomain(name: string): Promise<void>;
+  /** Killed and started as it was at its start. */
+  restartDomain(name: string): Promise<void>;
+  /** Another client takes the slot of its monitor. */
+  holdMonitor(name: string): void;
+  releaseMonitor(name: string): void;
+  /** The device is pulled in the moment in which this domain's QEMU looks for it. */
+  leaveDuring(name: string, busid: string): void;
+  detachByHand(name: string, busid: string): void;
+  attachByHand(name: string, busid: string, id?: string): void;
+  /** null: no policy file. */
+  setPolicy(text: string | null): void;
+  /** A running domain's QEMU: faults, run state, monitor. */
+  qemu(name: string): FakeQemu;
+  /** Running ones. */
+  domainNames(): readonly string[];
+  objects(name: string): readonly HeldObject[];
+  /** What plugherd had changed in the domain since the last mark; a domain's end forgets. */
+  mutations(name: string): readonly Mutation[];
+  mark(): void;
+  /** Ends every QEMU and removes the root. */
+  close(): Promise<void>;
+};
+
+type Running = { readonly spec: DomainSpec; readonly qemu: FakeQemu; mark: number; leaving: string | null };
+
+export async function createSimHost(options: SimHostOptions = {}): Promise<SimHost> {
+  const { given = {} } = options;
+  const root = options.root ?? mkdtempSync(join(tmpdir(), "plugherd-"));
+  const tree = createSysfsTree(join(root, "host"), {
+    controllers: CONTROLLERS,
+    ...(options.detail === undefined ? {} : { detail: options.detail }),
+  });
+  const paths: SimPaths = {
+    specs: join(root, "specs"),
+    policy: join(root, "policy.yaml"),
+    qmpDir: join(root, "qmp"),
+    qmpListen: join(root, "run", "monitor.sock"),
+    sysfs: tree.sysfs,
+    dev: tree.dev,
+    proc: tree.proc,
+    state: join(root, "state"),
+  };
+  mkdirSync(paths.qmpDir, { recursive: true });
+  const files = createSpecsTree(paths.specs, join(root, "room"), given.tree ?? "directory", given.files ?? {});
+  const domains = new Map<string, Running>();
+  /** What is plugged in, by busid: as it was said to be. */
+  const specs = new Map<string, { readonly said: DeviceSpec; readonly full: SimDeviceSpec }>();
+  let count = 0;
+
+  const running = (name: string): Running => {
+    const found = domains.get(name);
+    if (found === undefined) throw new Error(`no domain ${name} runs on the simulated host`);
+    return found;
+  };
+  const pluggedAt = (busid: string): { readonly said: DeviceSpec; readonly full: SimDeviceSpec } => {
+    const found = specs.get(busid);
+    if (found === undefined) throw new Error(`nothing is plugged in at ${busid} of the simulated host`);
+    return found;
+  };
+
+  const hostDevices = function* (name: string): Generator<SimHostDevice> {
+    const domain = domains.get(name);
+    if (domain?.leaving != null && specs.has(domain.leaving)) {
+      const { leaving } = domain;
+      domain.leaving = null;
+      host.unplug(leaving);
+    }
+    yield* tree.devices();
+  };
+  const deviceAt = (is: (device: SimHostDevice) => boolean): SimHostDevice | undefined => [...tree.devices()].find(is);
+  const busidOf = ({ bus, port }: SimHostDevice): string => `${String(bus)}-${port}`;
+  const busidAt = (bus: number, address: number): string | null => {
+    const found = deviceAt((device) => device.bus === bus && device.address === address);
+    return found === undefined ? null : busidOf(found);
+  };
+  const addressOf = (busid: string): { readonly hostbus: number; readonly hostaddr: number } => {
+    const found = deviceAt((device) => busidOf(device) === busid);
+    if (found === undefined) throw new Error(`nothing is plugged in at ${busid} of the simulated host`);
+    return { hostbus: found.bus, hostaddr: found.address };
+  };
+  const end = async (name: string, how: "kill" | "stop"): Promise<DomainSpec> => {
+    const { qemu, spec } = running(name);
+    domains.delete(name);
+    await qemu[how]();
+    return spec;
+  };
+
+  const host: SimHost = {
+    root,
+    paths,
+    files,
+    plug(spec) {
+      count += 1;
+      const full = deviceSpecOf(spec, count);
+      tree.plug(full);
+      specs.set(spec.busid, { said: spec, full });
+    },
+    unplug(busid) {
+      pluggedAt(busid);
+      tree.unplug(busid);
+      for (const gone of specs.keys()) if (gone === busid || gone.startsWith(`${busid}.`)) specs.delete(gone);
+    },
+    replug(busid, to = busid) {
+      const { said } = pluggedAt(busid);
+      host.unplug(busid);
+      host.plug({ ...said, busid: to });
+    },
+    reenumerate(busid, as) {
+      const { said } = pluggedAt(busid);
+      host.unplug(busid);
+      host.plug(as.kind === undefined ? { ...said, ...as, busid } : { ...as, kind: as.kind, busid });
+    },
+    plugged: () => [...specs.keys()],
+    setOpenable: (busid, openable) => tree.setOpenable(busid, openable),
+    mount(busid) {
+      for (const name of partitionsOf(pluggedAt(busid).full)) tree.use.mount(name, "8:1", `/media/${name}`);
+    },
+    unmount(busid) {
+      for (const name of partitionsOf(pluggedAt(busid).full)) tree.use.release(name);
+    },
+    route(busid) {
+      for (const { name } of pluggedAt(busid).full.net ?? []) tree.use.route(name);
+    },
+    async startDomain(spec) {
+      const { name } = spec;
+      if (domains.has(name)) throw new Error(`a domain ${name} runs already on the simulated host`);
+      const qemu = createFakeQemu({
+        ...(spec.nameless === true ? {} : { name }),
+        ...(spec.uuid === undefined ? {} : { uuid: spec.uuid }),
+        ...(spec.dialIn === true ? {} : { path: join(paths.qmpDir, `${name}.sock`) }),
+        machine: spec.machine ?? "pc",
+        version: spec.version ?? "7.2.22",
+        running: spec.prelaunch !== true,
+        devices: devicesOf(spec),
+        hostDevices: () => hostDevices(name),
+        ...(options.delays === undefined ? {} : { delays: options.delays }),
+      });
+      domains.set(name, { spec, qemu, mark: 0, leaving: null });
+      await qemu.start();
+      if (spec.dialIn === true) qemu.dialTo(paths.qmpListen);
+    },
+    async killDomain(name) {
+      await end(name, "kill");
+    },
+    async quitDomain(name) {
+      await end(name, "stop");
+    },
+    async restartDomain(name) {
+      await host.startDomain(await end(name, "kill"));
+    },
+    holdMonitor(name) {
+      const { qemu } = running(name);
+      qemu.mute(true);
+      qemu.disconnect();
+    },
+    releaseMonitor: (name) => running(name).qemu.mute(false),
+    leaveDuring(name, busid) {
+      running(name).leaving = busid;
+    },
+    detachByHand(name, busid) {
+      const object = host.objects(name).find(({ holds }) => holds === busid);
+      if (object === undefined) throw new Error(`${name} does not hold ${busid}`);
+      const done = running(name).qemu.removeByOther(object.id ?? object.path);
+      if (!done.ok) throw new Error(done.error.desc);
+    },
+    attachByHand(name, busid, id) {
+      const done = running(name).qemu.addByOther({ driver: "usb-host", ...(id === undefined ? {} : { id }), ...addressOf(busid) });
+      if (!done.ok) throw new Error(done.error.desc);
+    },
+    setPolicy(text) {
+      if (text === null) return rmSync(paths.policy, { force: true });
+      writeFileSync(`${paths.policy}.next`, text);
+      renameSync(`${paths.policy}.next`, paths.policy);
+    },
+    qemu: (name) => running(name).qemu,
+    domainNames: () => [...domains.keys()],
+    objects: (name) =>
+      running(name)
+        .qemu.objects()
+        .filter(({ driver }) => driver === "usb-host")
+        .map(({ id, path, hostbus, hostaddr, bus, port }) => ({
+          id,
+          path,
+          hostbus,
+          hostaddr,
+          bus,
+          port,
+          holds: busidAt(hostbus, hostaddr),
+        })),
+    mutations(name) {
+      const { qemu, mark } = running(name);
+      return qemu.mutationLog.slice(mark).filter(({ by }) => by === "monitor");
+    },
+    mark() {
+      for (const domain of domains.values()) domain.mark = domain.qemu.mutationLog.length;
+    },
+    async close() {
+      await Promise.all([...domains.keys()].map((name) => end(name, "stop")));
+      rmSync(root, { recursive: true, force: true });
+    },
+  };
+
+  if (given.policy !== undefined) host.setPolicy(given.policy);
+  for (const spec of given.host ?? []) host.plug(spec);
+  for (const spec of given.domains ?? []) await host.startDomain(spec);
+  return host;
+}
+
+const partitionsOf = (spec: SimDeviceSpec): string[] =>
+  (spec.block ?? []).flatMap(({ partitions = [] }) => partitions.map(({ name }) => name));
+
+const devicesOf = (spec: DomainSpec): DeviceArgs[] => [
+  ...Array.from({ length: spec.rootPorts ?? 0 }, (_, n) => ({
+    driver: "pcie-root-port",
+    id: `rp${String(n)}`,
+    bus: "pcie.0",
+    chassis: n + 1,
+  })),
+  ...(spec.controllers ?? []).map(({ id, driver, ports }) => ({
+    driver,
+    id,
+    ...(ports === undefined || !driver.endsWith("xhci") ? {} : { p2: ports, p3: ports }),
+  })),
+];
