@@ -1,10 +1,10 @@
 /**
- * Questions to one QEMU over a session, asked in few round trips: replies come in order, so a whole round is written at once.
+ * What one QEMU tells of itself over a session, asked in few round trips.
  * Never asked: qom-list-types. It makes QEMU load every module it has, and where those are of another build (a package upgraded under a
  * running domain) QEMU 10 and 11 end on an assertion.
  */
 import type { LiveController, LiveDomain, LiveObject } from "../model/domain.ts";
-import { ok, type Result } from "../model/result.ts";
+import { ok } from "../model/result.ts";
 import { controllerModel, controllerModelNames } from "../model/usbctrl.ts";
 import {
   busChildren,
@@ -24,15 +24,13 @@ import {
   type RawController,
   USB_HOST_PROPERTIES,
 } from "../protocol/qom-usb.ts";
-import type { QmpError, QmpSession } from "./qmp-client.ts";
+import type { QmpSession } from "./qmp-client.ts";
+import { type Answer, all, NOTHING, type Properties, qomGet, qomList, type Read, readProperties } from "./qom-read.ts";
 
 /** What stays the same while a QEMU lives. */
 export type Identity = Pick<LiveDomain, "name" | "uuid" | "version" | "machine" | "drivers">;
 /** What may change at any moment. */
 export type Listing = Pick<LiveDomain, "state" | "controllers" | "objects" | "freeSlots">;
-/** An answer; or why there is none. `null` stands for "QEMU says no": the thing is not there. */
-type Answer = Result<unknown, QmpError>;
-type Read<T> = Promise<Result<T, QmpError>>;
 
 /** Bounds of what one domain is believed to hold; more is left out. */
 const MAX_CONTROLLERS = 64;
@@ -68,30 +66,38 @@ const emulatedDrivers = [...new Set(controllerModelNames.map(controllerModel))].
   model?.kind === "emulated" ? [model.driver] : [],
 );
 
-const PARENTS = ["/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached"] as const;
-/** Where QEMU keeps the root bus that takes hot-plugged devices; q35's root bus takes none. */
-const PC_BUS = { path: "/machine/i440fx/pci.0", bus: "pci.0" } as const;
+const PARENTS = ["/machine/peripheral", "/machine/peripheral-anon"] as const;
+/**
+ * Root buses, where a machine's own controllers hang (`-usb`): under /machine/unattached in QEMU 7.2, deeper in some machines of 10.x.
+ * That of pc takes hot-plugged devices, that of q35 takes none. Other machines are searched in /machine/unattached.
+ */
+const ROOT_BUSES = [
+  { path: "/machine/i440fx/pci.0", slot: "pci.0" },
+  { path: "/machine/q35/pcie.0", slot: null },
+] as const;
+const UNATTACHED = "/machine/unattached";
 const ROOT_PORT = /^(pcie-root-port|ioh3420|xio3130-downstream|xen-pcie-root-port)$/;
 const PCI_BRIDGE = /^(pcie-pci-bridge|pci-bridge|i82801b11-bridge)$/;
 
 type Found = { readonly path: string; readonly driver: string };
 
-/** The whole domain: four round trips, one more where a device was added without `port=`. */
+/** The whole domain: five round trips, one more where a device was added without `port=`. */
 export async function readListing(session: QmpSession): Read<Listing> {
-  const first = await all([session.execute("query-status"), ...[...PARENTS, PC_BUS.path].map((path) => qomList(session, path))]);
+  const first = await all([
+    session.execute("query-status"),
+    ...[...PARENTS, ...ROOT_BUSES.map(({ path }) => path)].map((path) => qomList(session, path)),
+  ]);
   if (!first.ok) return first;
   const [status, ...lists] = first.value;
-  const pcBus = lists[PARENTS.length];
-  const things = PARENTS.flatMap((parent, i) =>
-    parseQomList(lists[i]).flatMap((entry) => {
-      const driver = childDriver(entry);
-      return driver === null ? [] : [{ path: `${parent}/${entry.name}`, driver }];
-    }),
-  );
+  const roots = ROOT_BUSES.map((root, i) => ({ ...root, list: lists[PARENTS.length + i] })).filter(({ list }) => Array.isArray(list));
+  const added = PARENTS.flatMap((parent, i) => childrenOf(parent, lists[i]));
+  const own = await readOwnControllers(session, roots);
+  if (!own.ok) return own;
+  const known = new Set(added.map(({ path }) => path));
   const controllers = await readControllers(
     session,
-    things.filter(({ driver }) => controllerKind(driver) !== null),
-    things.filter(({ driver }) => ROOT_PORT.test(driver) || PCI_BRIDGE.test(driver)),
+    [...own.value.filter(({ path }) => !known.has(path)), ...added].filter(({ driver }) => controllerKind(driver) !== null),
+    added.filter(({ driver }) => ROOT_PORT.test(driver) || PCI_BRIDGE.test(driver)),
   );
   if (!controllers.ok) return controllers;
   const { raw, slots } = controllers.value;
@@ -104,13 +110,41 @@ export async function readListing(session: QmpSession): Read<Listing> {
   const { objects, taken } = children.value;
 
   const free = slots.flatMap(({ bus, room }, i) => (busChildren(parseQomList(buses.value[raw.length + i])).length < room ? [bus] : []));
-  const pc = Array.isArray(pcBus) && busChildren(parseQomList(pcBus)).length < PCI_SLOTS ? [PC_BUS.bus] : [];
+  const root = roots.flatMap(({ slot, list }) => (slot !== null && busChildren(parseQomList(list)).length < PCI_SLOTS ? [slot] : []));
   return ok({
     state: parseState(status) ?? "unknown",
     controllers: raw.flatMap((one, i) => liveController({ ...one, taken: taken[i] ?? [] }) ?? []).sort(by(({ bus }) => bus)),
     objects: [...objects].sort(by(({ path }) => path)),
-    freeSlots: [...pc, ...free],
+    freeSlots: [...root, ...free],
   });
+}
+
+const childrenOf = (parent: string, list: unknown): readonly Found[] =>
+  parseQomList(list).flatMap((entry) => {
+    const driver = childDriver(entry);
+    return driver === null ? [] : [{ path: `${parent}/${entry.name}`, driver }];
+  });
+
+/** USB controllers that may stand elsewhere than where added devices do. */
+async function readOwnControllers(
+  session: QmpSession,
+  roots: readonly { readonly path: string; readonly list: unknown }[],
+): Read<readonly Found[]> {
+  if (roots.length === 0) {
+    const list = await all([qomList(session, UNATTACHED)]);
+    return list.ok ? ok(childrenOf(UNATTACHED, list.value[0])) : list;
+  }
+  const links = roots.flatMap(({ path, list }) =>
+    busChildren(parseQomList(list)).flatMap(({ link, driver }) => (controllerKind(driver) === null ? [] : [{ path, link, driver }])),
+  );
+  const paths = await all(links.map(({ path, link }) => qomGet(session, path, link)));
+  if (!paths.ok) return paths;
+  return ok(
+    links.flatMap(({ driver }, i) => {
+      const path = paths.value[i];
+      return typeof path === "string" && path.length <= 512 ? [{ path, driver }] : [];
+    }),
+  );
 }
 
 type BareController = Omit<RawController, "taken">;
@@ -151,8 +185,6 @@ const controllerQuestions = (session: QmpSession, path: string, driver: string):
   isXhci(driver) ? qomGet(session, path, "p3") : NOTHING,
   driver.includes("uhci") ? qomGet(session, path, "masterbus") : NOTHING,
 ];
-const NOTHING: Promise<Answer> = Promise.resolve(ok(null));
-
 /** @param masters - buses that a UHCI names as its master: those of EHCIs with companions */
 function bareController({ path, driver }: Found, [list, p2, p3]: readonly unknown[], masters: ReadonlySet<unknown>): BareController | null {
   const bus = ownBus(parseQomList(list), "usb-bus");
@@ -163,7 +195,7 @@ type Child = {
   readonly path: string;
   readonly driver: string;
   readonly port: string | null;
-  readonly properties: Readonly<Record<string, unknown>>;
+  readonly properties: Properties;
 };
 
 /** Everything on every USB bus: what is usb-host, and which ports are taken. Asked through the bus's links, so no path is needed first. */
@@ -175,24 +207,23 @@ async function readChildren(
   const asked = controllers.flatMap(({ path, bus }, i) =>
     (inside[i] ?? []).map(({ link, driver }) => ({ i, driver, on: `${path}/${bus}`, link })),
   );
-  const answers = await all(
-    asked.flatMap(({ on, link, driver }) => [
-      qomGet(session, on, link),
-      ...(driver === "usb-host" ? USB_HOST_PROPERTIES : PORT_ONLY).map((name) => qomGet(session, `${on}/${link}`, name)),
-    ]),
-  );
-  if (!answers.ok) return answers;
-  let next = 0;
+  const [paths, values] = await Promise.all([
+    all(asked.map(({ on, link }) => qomGet(session, on, link))),
+    readProperties(
+      session,
+      asked.map(({ on, link, driver }) => ({ path: `${on}/${link}`, names: driver === "usb-host" ? USB_HOST_PROPERTIES : PORT_ONLY })),
+    ),
+  ]);
+  if (!paths.ok) return paths;
+  if (!values.ok) return values;
   const children: Child[][] = controllers.map(() => []);
-  for (const { i, driver } of asked) {
-    const names = driver === "usb-host" ? USB_HOST_PROPERTIES : PORT_ONLY;
-    const path = answers.value[next];
-    const properties = Object.fromEntries(names.map((name, k) => [name, answers.value[next + 1 + k]]));
-    next += 1 + names.length;
+  asked.forEach(({ i, driver }, k) => {
+    const path = paths.value[k];
+    const properties = values.value[k] ?? {};
     // One that is not there any more was removed between two rounds.
     if (typeof path === "string" && path.length <= 512)
       children[i]?.push({ path, driver, port: requested(properties["port"]), properties });
-  }
+  });
   const ports = await readPorts(session, controllers, children);
   if (!ports.ok) return ports;
   const objects = children.flatMap((list, i) =>
@@ -261,19 +292,6 @@ export async function readController(session: QmpSession, id: string): Read<Live
 export async function isPresent(session: QmpSession, path: string): Read<boolean> {
   const answers = await all([qomGet(session, path, "type")]);
   return answers.ok ? ok(typeof answers.value[0] === "string") : answers;
-}
-
-const qomList = (session: QmpSession, path: string): Promise<Answer> => session.execute("qom-list", { path });
-const qomGet = (session: QmpSession, path: string, property: string): Promise<Answer> => session.execute("qom-get", { path, property });
-
-/** A refusal is an answer (null: no such thing); a monitor that does not answer fails the whole. */
-async function all(questions: readonly Promise<Answer>[]): Read<readonly unknown[]> {
-  const values: unknown[] = [];
-  for (const answer of await Promise.all(questions)) {
-    if (!answer.ok && answer.error.kind !== "refused") return answer;
-    values.push(answer.ok ? answer.value : null);
-  }
-  return ok(values);
 }
 
 const by =

@@ -25,6 +25,27 @@ export function parseQomList(value: unknown): readonly QomEntry[] {
   });
 }
 
+/**
+ * @param value - reply of qom-list-get
+ * @returns the properties of `count` objects, in the order of the question; null: not that
+ */
+export function parsePropertyLists(value: unknown, count: number): readonly Readonly<Record<string, unknown>>[] | null {
+  if (!Array.isArray(value) || value.length !== count) return null;
+  const objects = value.map((one: unknown) =>
+    typeof one === "object" && one !== null ? (one as Readonly<Record<string, unknown>>)["properties"] : null,
+  );
+  return objects.every((list) => Array.isArray(list))
+    ? objects.map((list) =>
+        Object.fromEntries(
+          list.slice(0, MAX_ENTRIES).flatMap((entry: unknown) => {
+            const { name, value: held } = typeof entry === "object" && entry !== null ? (entry as Readonly<Record<string, unknown>>) : {};
+            return typeof name === "string" ? [[name, held] as const] : [];
+          }),
+        ),
+      )
+    : null;
+}
+
 export const childDriver = ({ type }: QomEntry): string | null =>
   type.startsWith("child<") && type.endsWith(">") ? type.slice(6, -1) : null;
 

@@ -152,10 +152,28 @@ export function createQemu(options: QemuOptions, { delays, timers, emit, exit }:
       `${device.id === null ? "" : `, ID: ${device.id}`}${end}`;
     return buses.flatMap((bus, n) => [...bus.children.values()].map((device) => line(device, n))).join("");
   };
+  /** Only what is USB of it: each bus with its devices, the newest first. */
+  const infoQtree = (): string =>
+    machine.buses
+      .filter((bus) => bus.kind === "usb-bus")
+      .flatMap((bus) => [
+        `    bus: ${bus.name}`,
+        "      type usb-bus",
+        ...[...bus.children.values()]
+          .reverse()
+          .flatMap((device) => [
+            `      dev: ${device.driver.name}, id "${device.id ?? ""}"`,
+            `        port = "${String(device.given.get("port") ?? "")}"`,
+            `        addr 0.0, port ${device.port?.path ?? ""}, speed ${speedOf(device)}, name ${device.productName}${device.attached ? ", attached" : ""}`,
+          ]),
+      ])
+      .map((line) => `${line}\r\n`)
+      .join("");
   const monitor = (line: string): string => {
     const [verb = "", what = ""] = line.trim().split(/\s+/);
     if (verb === "info" && what === "usb") return infoUsb("\r\n") ?? "Error: USB support not enabled\r\n";
     if (verb === "info" && what === "usbhost") return "";
+    if (verb === "info" && what === "qtree") return infoQtree();
     if (verb === "device_del") {
       const done = deviceDel(what);
       return done.ok ? "" : `Error: ${done.error.desc}\r\n`;

@@ -36,11 +36,19 @@ export function qomSet(machine: Machine, type: string, path: string, property: s
   return refuse(known ? `Property '${node.type}.${property}' is not writable` : `Property '${node.type}.${property}' not found`);
 }
 
+function linkedDevice(machine: Machine, path: string): SimDevice | undefined {
+  const match = /^(.+)\/child\[(\d{1,9})\]$/.exec(path);
+  return machine.buses.find((bus) => bus.path === match?.[1])?.children.get(Number(match?.[2]));
+}
+
 function nodeAt(machine: Machine, type: string, path: string): Node | undefined {
   const device = machine.devices.get(path) ?? (path.startsWith("/") ? undefined : machine.devices.get(`/machine/peripheral/${path}`));
   if (device !== undefined) return deviceNode(device);
   const bus = machine.buses.find((candidate) => candidate.path === path);
   if (bus !== undefined) return busNode(bus);
+  // A path may go through a link: `…/x.0/child[3]` is the device that hangs there.
+  const linked = linkedDevice(machine, path);
+  if (linked !== undefined) return deviceNode(linked);
   const inside = (parent: string): Entry[] =>
     [...machine.devices.values()]
       .filter((child) => child.path.startsWith(`${parent}/`) && !child.path.slice(parent.length + 1).includes("/"))
