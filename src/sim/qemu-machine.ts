@@ -236,7 +236,11 @@ export function createMachine(kind: MachineKind, strict: boolean, realizeHost: R
       if (isAbstract(String(name))) return refuse("Parameter 'driver' expects a non-abstract device type");
       const driver = driverOf(String(name));
       if (driver === undefined) return refuse(`'${String(name)}' is not a valid device model name`);
-      if (!driver.pluggable && !cold) return refuse("Parameter 'driver' expects a pluggable device type");
+      if (!driver.pluggable && !cold) {
+        return refuse(
+          strict ? `Device '${driver.name}' does not support hotplugging` : "Parameter 'driver' expects a pluggable device type",
+        );
+      }
       const bus = busFor(driver, args["bus"]);
       if (!bus.ok) return bus;
       if (!bus.value.hotplug && !cold) return refuse(`Bus '${bus.value.name}' does not support hotplugging`);
@@ -248,10 +252,22 @@ export function createMachine(kind: MachineKind, strict: boolean, realizeHost: R
       if (placed.ok && id.value === null) counters.anonymous += 1;
       return placed;
     },
-    /** What the machine has from the start, without an id: `-usb`. */
-    addBuiltIn(name: string): void {
-      const driver = driverOf(name);
-      if (driver !== undefined && rootBus !== null) place(driver, null, "/machine/unattached/device[18]", rootBus, new Map(), false);
+    /** What `-usb` puts there from the start: a UHCI on pc, an EHCI with its companions on q35. Without ids, so the first bus is `usb-bus.0`. */
+    addBuiltIn(): void {
+      const put = (name: string, path: string, given: readonly (readonly [string, unknown])[] = []): void => {
+        const driver = driverOf(name);
+        if (driver !== undefined && rootBus !== null) place(driver, null, `/machine/unattached/${path}`, rootBus, new Map(given), false);
+      };
+      if (kind === "pc") put("piix3-usb-uhci", strict ? "device[3]/uhci" : "device[18]");
+      if (kind !== "q35") return;
+      put("ich9-usb-ehci1", "device[13]");
+      for (const n of [0, 1, 2]) {
+        const shared = [
+          ["masterbus", "usb-bus.0"],
+          ["firstport", 2 * n],
+        ] as const;
+        put(`ich9-usb-uhci${String(n + 1)}`, `device[${String(14 + n)}]`, shared);
+      }
     },
     /** @returns what left, in the order in which QEMU tells */
     remove(device: SimDevice): readonly SimDevice[] {

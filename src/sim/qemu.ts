@@ -40,7 +40,7 @@ export type QemuOptions = {
   readonly version?: string;
   /** false: as with `-S`. Default true. */
   readonly running?: boolean;
-  /** `-usb`: a UHCI controller without an id, bus `usb-bus.0`. */
+  /** `-usb`: the machine's own controller, without an id, bus `usb-bus.0`: UHCI on pc, EHCI with companions on q35. */
   readonly usb?: boolean;
   /** What stands on the command line, in order: device_add arguments. */
   readonly devices?: readonly DeviceArgs[];
@@ -86,7 +86,7 @@ export function createQemu(options: QemuOptions, { delays, timers, emit, exit }:
 
   const host: UsbHost = createUsbHost({ devices: options.hostDevices ?? (() => []), running, strict, scanMs: delays.scanMs, ...timers });
   const machine: Machine = createMachine(kind, strict, host.realize, host.unrealize);
-  if (options.usb === true) machine.addBuiltIn("piix3-usb-uhci");
+  if (options.usb === true) machine.addBuiltIn();
   for (const args of options.devices ?? []) {
     const added = machine.add(args, true);
     if (!added.ok) throw new Error(`the fake QEMU does not start: ${added.error.desc}`);
