@@ -93,7 +93,10 @@ export function createController(contracts: Contracts, options: ControllerOption
       const before = reconciler.registry.get(id)?.hostdev?.busid;
       for (const busid of new Set([before, plan?.hostdev?.busid])) if (busid !== undefined) book.host(busid);
     },
-    domain: (name) => book.domain(name),
+    domain: (name) => {
+      book.domain(name);
+      tidy(name);
+    },
     host: (busid) => book.host(busid),
     acted: (id, text, error) => {
       const plan = reconciler.planner.claims.get(id);
@@ -103,6 +106,12 @@ export function createController(contracts: Contracts, options: ControllerOption
     },
     impostor: (quarantine, was) => overrides.quarantine(quarantine, was),
   });
+  /** What is remembered of a vanished file or entry is dropped once nothing of ours is left over in its domain. */
+  const tidy = (name: string): void => {
+    if (desired?.unclean.has(name) !== true) return;
+    const live = liveOf(reconciler.planner.domains.get(name)?.live ?? null);
+    if (live?.monitorState === "answering" && reconciler.registry.orphansIn(live.key).every(({ ours }) => !ours)) desired.clean(name);
+  };
   const fileCause = (domain: string): Cause => {
     const spec = reconciler.planner.world.forced.get(domain)?.spec;
     return { kind: "file", file: spec?.mark.file ?? null, commit: spec?.commit ?? null };
@@ -125,7 +134,10 @@ export function createController(contracts: Contracts, options: ControllerOption
   /** Collects until every source has reported, then works on all of it at once; afterwards each change at once. */
   const bring = (from: SourceName | null, changes: readonly WorldChange[], cause: Cause): void => {
     if (stopped) return;
-    if (awaited.size === 0) return reconciler.apply(changes, cause);
+    if (awaited.size === 0) {
+      reconciler.apply(changes, cause);
+      return;
+    }
     early.push(...changes);
     if (from === null) return;
     awaited.delete(from);
@@ -134,7 +146,6 @@ export function createController(contracts: Contracts, options: ControllerOption
     early = [];
     log.info("every source has reported", { devices: knownHost.size });
     reconciler.apply(all, because("start"));
-    desired?.settled();
     book.note({ domain: null, device: null, kind: "daemon", reason: "Ready", message: "Every source has reported; reconciling." });
     book.conditions();
   };
@@ -143,7 +154,8 @@ export function createController(contracts: Contracts, options: ControllerOption
     if (change.kind === "device") {
       if (change.device === null) knownHost.delete(change.busid);
       else knownHost.set(change.busid, change.device);
-      return bring("host", [{ kind: "host", busid: change.busid, device: change.device }], because("host"));
+      bring("host", [{ kind: "host", busid: change.busid, device: change.device }], because("host"));
+      return;
     }
     const present = new Map(change.devices.map((device) => [device.busid, device]));
     const gone = [...knownHost.keys()].filter((busid) => !present.has(busid));

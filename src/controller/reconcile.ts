@@ -166,7 +166,10 @@ export function createReconciler(
   const countClaim = (id: ClaimId, plan: ClaimPlan): void => {
     const before = registry.get(id);
     if (plan.hostdev !== null && (before?.hostdev == null || instanceOf(before.hostdev) !== instanceOf(plan.hostdev))) history.won(id);
-    if (before?.live !== plan.live && before?.live != null) return history.forgive(id);
+    if (before?.live !== plan.live && before?.live != null) {
+      history.forgive(id);
+      return;
+    }
     if (before?.owned == null || plan.owned !== null || runner.isActing(id)) return;
     const live = plan.live === null ? undefined : planner.world.domains.get(plan.live);
     const host = plan.hostdev ?? before.hostdev;

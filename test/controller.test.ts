@@ -1,0 +1,341 @@
+/** The controller on contracts faked by plain objects: what it waits for, what it sends, in which order, and what it counts. */
+import { Subject } from "rxjs";
+import { SimulatedClock } from "xstate";
+import { describe, expect, test } from "vitest";
+import { type Controller, createController } from "../src/controller/controller.ts";
+import { type Attached, deviceId, type Outcome, type Place } from "../src/model/action.ts";
+import type { Contracts, DomainChange, HostChange } from "../src/model/contracts.ts";
+import type { DesiredDevice, DesiredDomain, TreeReading, UsbSelector } from "../src/model/desired.ts";
+import type { LiveDomain, LiveObject } from "../src/model/domain.ts";
+import { type HostDevice, type InUse, instanceOf } from "../src/model/hostdev.ts";
+import { type Intentions, noIntentions } from "../src/model/intentions.ts";
+import { openPolicy, type PolicyState } from "../src/model/policy.ts";
+import { err, ok } from "../src/model/result.ts";
+import { defaultTimings } from "../src/model/timings.ts";
+import { eventually } from "./support/eventually.ts";
+
+const NOTHING: UsbSelector = {
+  vendor: null,
+  product: null,
+  serial: null,
+  port: null,
+  under: null,
+  anyInterface: null,
+  allInterfaces: null,
+  manufacturer: null,
+  productName: null,
+  removable: null,
+  bus: null,
+  address: null,
+};
+const mark = { file: "win10.yaml", line: 1, column: 1 };
+const entry = (name: string, selector: Partial<UsbSelector>): DesiredDevice => ({
+  name,
+  kind: { type: "usb", selectors: [{ ...NOTHING, ...selector }], anyOf: false },
+  count: 1,
+  pick: "none",
+  priority: 0,
+  controller: null,
+  guestPort: null,
+  required: false,
+  onRemove: "detach",
+  after: [],
+  mark,
+});
+const spec = (...devices: DesiredDevice[]): DesiredDomain => ({
+  name: "win10",
+  labels: {},
+  target: { by: "name", name: "win10" },
+  mode: "enforce",
+  prune: "managed",
+  controllers: null,
+  devices,
+  mark,
+  generation: "0123456789ab",
+  commit: null,
+});
+const stick = (address: number, busid = "1-1"): HostDevice => ({
+  busid,
+  anchor: null,
+  bus: 1,
+  address,
+  inode: 100 + address,
+  node: `/dev/bus/usb/001/00${String(address)}`,
+  vendor: "0781",
+  product: "5581",
+  deviceClass: { class: 0, subclass: 0, protocol: 0 },
+  interfaces: [{ class: 8, subclass: 6, protocol: 80 }],
+  speed: 480,
+  serial: "A",
+  manufacturer: null,
+  productName: null,
+  removable: null,
+  hub: false,
+  drivers: [],
+});
+const BUS = "xhci.0";
+const domain = (objects: readonly LiveObject[] = []): LiveDomain => ({
+  key: "win10#1",
+  name: "win10",
+  uuid: null,
+  type: "qemu",
+  state: "running",
+  version: "7.2.22",
+  monitor: "/run/plugherd/qmp/win10.sock",
+  monitorState: "answering",
+  controllers: [
+    {
+      bus: BUS,
+      name: "xhci",
+      path: "/machine/peripheral/xhci",
+      driver: "qemu-xhci",
+      version: 3,
+      ports: 8,
+      minSpeed: null,
+      maxSpeed: null,
+      ours: false,
+      occupied: objects.map(({ port }) => Number(port)),
+    },
+  ],
+  objects,
+  freeSlots: ["pci.0"],
+  drivers: ["qemu-xhci"],
+  machine: "pc-i440fx-7.2",
+});
+const objectOf = (device: HostDevice, port: number): LiveObject => ({
+  path: `/machine/peripheral/${deviceId(device)}`,
+  id: deviceId(device),
+  bus: BUS,
+  port: String(port),
+  ours: true,
+  inode: device.inode,
+  filter: { bus: device.bus, address: device.address, hostport: null, vendor: null, product: null, hostdevice: null },
+  exact: true,
+  attached: true,
+});
+
+/** A host of one domain whose device model does what it is told, or what `answer` says. */
+class Rig {
+  readonly host$ = new Subject<HostChange>();
+  readonly domains$ = new Subject<DomainChange>();
+  readonly tree$ = new Subject<TreeReading>();
+  readonly policy$ = new Subject<PolicyState>();
+  readonly clock = new SimulatedClock();
+  readonly sent: string[] = [];
+  objects: LiveObject[] = [];
+  inUse: InUse = { disks: [], routes: [] };
+  answer: ((place: Place) => Outcome) | null = null;
+  saved: Intentions = noIntentions;
+  readonly controller: Controller;
+
+  constructor(intentions: Intentions = noIntentions) {
+    const contracts: Contracts = {
+      host: { changes$: this.host$, inUse: () => Promise.resolve(this.inUse), audit: () => Promise.resolve() },
+      domains: {
+        changes$: this.domains$,
+        audit: () => Promise.resolve(),
+        attach: (place) => Promise.resolve(this.attach(place)),
+        detach: (at) => Promise.resolve(this.detach(at)),
+      },
+      desired: { readings$: this.tree$ },
+      policy: { policy$: this.policy$ },
+      store: {
+        load: () => Promise.resolve(ok(intentions)),
+        save: (next) => {
+          this.saved = next;
+        },
+      },
+      clock: this.clock,
+      random: () => 0.5,
+      log: { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} },
+    };
+    this.controller = createController(contracts, {
+      timings: defaultTimings,
+      intentions,
+      life: "life",
+      defer: queueMicrotask,
+      readFiles: () => ({ domains: [], problems: [] }),
+    });
+    this.controller.start();
+  }
+  private attach(place: Place): Outcome {
+    this.sent.push(`add ${place.device.busid} ${String(place.port)}`);
+    const refused = this.answer?.(place);
+    if (refused !== undefined) return refused;
+    const object = objectOf(place.device, place.port);
+    this.objects = [...this.objects, object];
+    this.tell();
+    return ok({ domain: place.domain, path: object.path, bus: place.bus, port: place.port, instance: instanceOf(place.device) });
+  }
+  private detach(at: Attached): Outcome {
+    this.sent.push(`del ${at.path.split("/").at(-1) ?? ""}`);
+    this.take(at.path);
+    return ok(null);
+  }
+  take(path: string): void {
+    this.objects = this.objects.filter((object) => object.path !== path);
+    this.tell();
+  }
+  tell(): void {
+    this.domains$.next({ kind: "domain", domain: domain(this.objects) });
+  }
+  file(...devices: DesiredDevice[]): void {
+    this.tree$.next({
+      directory: "present",
+      files: new Map([["win10.yaml", { kind: "read", domains: [spec(...devices)], warnings: [] }]]),
+    });
+  }
+  plug(device: HostDevice): void {
+    this.host$.next({ kind: "device", busid: device.busid, device });
+  }
+  unplug(busid: string): void {
+    this.host$.next({ kind: "device", busid, device: null });
+  }
+  /** Everything reports, with what was plugged and attached before. */
+  ready(devices: readonly HostDevice[], ...entries: DesiredDevice[]): void {
+    this.host$.next({ kind: "snapshot", devices });
+    this.policy$.next({ kind: "valid", policy: openPolicy, problems: [] });
+    this.file(...entries);
+    this.tell();
+    this.domains$.next({ kind: "ready" });
+  }
+  phase(device = "stick"): string {
+    const found = this.controller.view.snapshot().devices.find(({ name }) => name === device);
+    return found === undefined ? "none" : `${found.phase}${found.reason === null ? "" : `/${found.reason}`}`;
+  }
+  until(phase: string, device?: string): Promise<void> {
+    return eventually(() => expect(this.phase(device)).toBe(phase));
+  }
+}
+const wanted = entry("stick", { vendor: "0781", product: "5581" });
+
+describe("start", () => {
+  test("nothing is decided until host, files, policy and every monitor have reported", () => {
+    const rig = new Rig();
+    rig.host$.next({ kind: "snapshot", devices: [stick(5)] });
+    rig.file(wanted);
+    rig.tell();
+    rig.policy$.next({ kind: "valid", policy: openPolicy, problems: [] });
+    expect(rig.controller.view.ready).toBe(false);
+    expect(rig.sent).toEqual([]);
+    rig.domains$.next({ kind: "ready" });
+    expect(rig.controller.view.ready).toBe(true);
+  });
+
+  test("what is right is adopted: not one command is sent", async () => {
+    const rig = new Rig();
+    rig.objects = [objectOf(stick(5), 1)];
+    rig.ready([stick(5)], wanted);
+    await rig.until("Attached");
+    expect(rig.sent).toEqual([]);
+  });
+
+  test("what is missing is attached, what is dead goes first", async () => {
+    const rig = new Rig();
+    rig.objects = [objectOf(stick(4), 1)];
+    rig.ready([stick(5)], wanted);
+    await rig.until("Attached");
+    expect(rig.sent).toEqual([`del ${deviceId(stick(4))}`, "add 1-1 1"]);
+  });
+});
+
+describe("life", () => {
+  test("unplug clears the dead object, replug attaches again, into the same guest port", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], wanted);
+    await rig.until("Attached");
+    rig.unplug("1-1");
+    await eventually(() => expect(rig.objects).toEqual([]));
+    await rig.until("WaitingForHost");
+    rig.plug(stick(6, "1-2"));
+    await rig.until("Attached");
+    expect(rig.sent).toEqual(["add 1-1 1", `del ${deviceId(stick(5))}`, "add 1-2 1"]);
+  });
+
+  test("a mounted disk is denied at the moment of the attach, and tried again on retry", async () => {
+    const rig = new Rig();
+    rig.inUse = { disks: ["sdb1 (mounted on /srv)"], routes: [] };
+    rig.ready([stick(5)], wanted);
+    await eventually(() => expect(rig.phase()).toMatch(/^Denied/));
+    expect(rig.sent).toEqual([]);
+    rig.inUse = { disks: [], routes: [] };
+    await rig.controller.view.operate({ verb: "retry", device: "stick", domain: "win10" });
+    await rig.until("Attached");
+  });
+
+  test("a failure backs off by the clock and no sooner", async () => {
+    const rig = new Rig();
+    rig.answer = () => err({ kind: "transient", reason: "PortBusy", message: "in use" });
+    rig.ready([stick(5)], wanted);
+    await rig.until("BackingOff/PortBusy");
+    expect(rig.sent).toHaveLength(1);
+    rig.answer = null;
+    rig.clock.increment(49);
+    expect(rig.sent).toHaveLength(1);
+    rig.clock.increment(1);
+    await rig.until("Attached");
+  });
+
+  test("taken away by somebody else it comes back, the third time it is contested, retry ends that", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], wanted);
+    for (let i = 0; i < 3; i += 1) {
+      await rig.until("Attached");
+      rig.take(`/machine/peripheral/${deviceId(stick(5))}`);
+    }
+    await eventually(() => expect(rig.phase()).toMatch(/^Contested/));
+    expect(rig.sent).toEqual(["add 1-1 1", "add 1-1 1", "add 1-1 1"]);
+    await rig.controller.view.operate({ verb: "retry", device: "stick", domain: "win10" });
+    await rig.until("Attached");
+  });
+
+  test("held, it is given back at once, and attached again when the hold has ended", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], wanted);
+    await rig.until("Attached");
+    await rig.controller.view.operate({ verb: "detach", device: "stick", domain: "win10", holdMs: 60_000, release: false });
+    await eventually(() => expect(rig.phase()).toMatch(/^Held/));
+    await eventually(() => expect(rig.objects).toEqual([]));
+    expect(rig.saved.holds).toHaveLength(1);
+    rig.clock.increment(60_000);
+    await rig.until("Attached");
+    expect(rig.saved.holds).toEqual([]);
+  });
+
+  test("what comes back as something else is quarantined until approved", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], entry("stick", { port: "1-1" }));
+    await rig.until("Attached");
+    rig.unplug("1-1");
+    rig.plug({ ...stick(6), product: "beef" });
+    await rig.until("Denied/IdentityChanged");
+    expect(rig.saved.quarantines).toHaveLength(1);
+    await rig.controller.view.operate({ verb: "approve", what: "device", device: "stick", domain: "win10" });
+    await rig.until("Attached");
+  });
+
+  test("quick replugs are held off until the device stays", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], wanted);
+    for (let address = 6; address < 20; address += 1) {
+      rig.unplug("1-1");
+      rig.plug(stick(address));
+    }
+    await eventually(() => expect(rig.phase()).toMatch(/^Flapping/));
+    rig.clock.increment(defaultTimings.flapHoldMs);
+    await rig.until("Attached");
+  });
+});
+
+test("numbered changes: a client that comes back gets what it missed", async () => {
+  const rig = new Rig();
+  rig.ready([], wanted);
+  await rig.until("WaitingForHost");
+  const { id, seq } = rig.controller.view.snapshot();
+  rig.plug(stick(5));
+  await rig.until("Attached");
+  const missed = rig.controller.view.since(id, seq) ?? [];
+  expect(missed.map((change) => change.seq)).toEqual(missed.map((_, i) => seq + 1 + i));
+  expect(missed.some((change) => change.kind === "device" && change.value?.phase === "Attached")).toBe(true);
+  expect(rig.controller.view.since("another life", seq)).toBeNull();
+});
