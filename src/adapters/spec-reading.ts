@@ -36,11 +36,11 @@ export function readSpec(file: string, bytes: Uint8Array, kinds: readonly Docume
     names: [],
   });
   if (bytes.byteLength > MAX_BYTES) {
-    return whole("TooBig", `the file has ${String(bytes.byteLength)} bytes; ${String(MAX_BYTES)} at most: a file a domain`);
+    return whole("TooBig", `the file is bigger than ${String(MAX_BYTES)} bytes; split it into a file a domain`);
   }
   const text = decode(bytes);
   if (text === null) return whole("NotUtf8", "the file is not UTF-8 text; save it as UTF-8");
-  const yaml = readYaml(text);
+  const yaml = readYaml(text, file.endsWith(".json") ? "JSON" : "YAML");
   if (yaml.documents.length === 0 && yaml.problems.length === 0) {
     const first = kinds[0] ?? "Domain";
     return whole("NoDocument", `the file holds no document; write one (apiVersion: plugherd/v1, kind: ${first}, …), or remove the file`);
@@ -92,7 +92,7 @@ function readDocument(
   const shape = checkShape(kind, document.value, document.bare);
   const domain = kind === "Domain" ? checkDomain(document.value, locate, facts) : null;
   const policy = kind === "HostPolicy" ? checkPolicy(document.value, locate) : null;
-  const found = fold(shape, domain?.findings ?? policy?.findings ?? []);
+  const found = fold(shape, domain?.findings ?? policy?.findings ?? []).filter(({ pointer }) => !document.spoilt.includes(pointer));
   return {
     domain: domain?.value ?? null,
     policy: policy?.value ?? null,
@@ -118,12 +118,15 @@ function strayKind(value: unknown, kinds: readonly DocumentKind[]): Finding | nu
     return say("StrayKind", "a HostPolicy is no desired state; keep it where --policy says, out of the desired-state tree");
   if (kind === "Domain") return say("StrayKind", "a Domain is no policy; keep it in the desired-state tree, where --specs says");
   const near = nearest(kind, kinds);
-  return say("StrayKind", `kind: ${show(kind)} is not known; ${near === null ? `write ${either(kinds)}` : `did you mean ${near}?`}`);
+  return say(
+    "StrayKind",
+    `kind: ${show(kind).slice(1, -1)} is not known; ${near === null ? `write ${either(kinds)}` : `did you mean ${near}?`}`,
+  );
 }
 
 /** Meaning and shape together: what both tell of one place is told once, in the words of the meaning check. */
 function fold(shape: ReturnType<typeof checkShape>, meaning: readonly Finding[]): readonly Finding[] {
-  const told = new Set(meaning.filter(({ severity }) => severity === "error").map(({ pointer }) => pointer));
+  const told = new Set(meaning.filter(({ severity, at }) => severity === "error" && at === "value").map(({ pointer }) => pointer));
   const errors = shape.findings.filter(({ pointer, code }) => code === "MissingKey" || !told.has(pointer));
   const explained = (form: Finding): boolean =>
     [...meaning, ...errors].some(

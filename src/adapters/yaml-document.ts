@@ -26,11 +26,13 @@ const MAX_TOKENS = 250_000;
 const MAX_VALUES = 100_000;
 const MAX_SYNTAX_PROBLEMS = 10;
 
-/** A problem of the text itself; line and column 1-based. */
-export type TextProblem = { readonly line: number; readonly column: number; readonly message: string; readonly pointer: string };
+/** Line and column 1-based. */
 export type Position = { readonly line: number; readonly column: number };
+export type TextProblem = Position & { readonly message: string; readonly pointer: string };
 export type PlainDocument = {
   readonly value: unknown;
+  /** Pointers of what could not be told (an alias to nowhere, a key twice): whatever else is wrong there follows from that. */
+  readonly spoilt: readonly string[];
   /** Of its first key or value. */
   readonly start: Position;
   /** Of the value at a JSON pointer, or of the key that names it; what is not there: of the nearest that is, outwards. */
@@ -40,13 +42,14 @@ export type PlainDocument = {
 };
 export type YamlText = {
   readonly documents: readonly PlainDocument[];
+  /** Those of a document that is there all the same have a pointer into it. */
   readonly problems: readonly TextProblem[];
   /** What stands at metadata.name in documents that are no YAML as a whole. */
   readonly brokenNames: readonly unknown[];
 };
 
 /** Empty documents (`---` and nothing more) are left out. */
-export function readYaml(written: string): YamlText {
+export function readYaml(written: string, format: "YAML" | "JSON"): YamlText {
   const text = written.startsWith("\uFEFF") ? written.slice(1) : written;
   const lines = new LineCounter();
   const refuse = (offset: number, message: string): YamlText => ({
@@ -64,7 +67,7 @@ export function readYaml(written: string): YamlText {
   if (deep !== null) return refuse(deep, `nested more than ${String(MAX_DEPTH)} deep; desired state is at most 7 deep`);
   const composer = new Composer({ version: "1.2", schema: "core", uniqueKeys: false, keepSourceTokens: false });
   const documents = [...composer.compose(tokens, true, text.length)];
-  const read = documents.map((document) => readDocument(document as Document.Parsed, lines));
+  const read = documents.map((document) => readDocument(document as Document.Parsed, lines, format));
   return {
     documents: read.flatMap((one) => one.document ?? []),
     problems: read.flatMap((one) => one.problems),
@@ -97,8 +100,8 @@ function tooDeep(tokens: readonly CST.Token[]): number | null {
 
 type Read = { readonly document: PlainDocument | null; readonly problems: readonly TextProblem[]; readonly brokenName?: unknown };
 
-function readDocument(document: Document.Parsed, lines: LineCounter): Read {
-  const problems: TextProblem[] = syntaxProblems(document, lines);
+function readDocument(document: Document.Parsed, lines: LineCounter, format: string): Read {
+  const problems: TextProblem[] = syntaxProblems(document, lines, format);
   const { contents } = document;
   if (contents === null || (isScalar(contents) && contents.value === null && (contents.source ?? "") === "")) {
     return { document: null, problems };
@@ -115,16 +118,25 @@ function readDocument(document: Document.Parsed, lines: LineCounter): Read {
       if (path === "") return { line: 1, column: 1 };
     }
   };
-  return { document: { value, start: place("", "value"), place, bare: (pointer) => places.get(pointer)?.bare ?? null }, problems };
+  return {
+    document: {
+      value,
+      spoilt: problems.map(({ pointer }) => pointer),
+      start: place("", "value"),
+      place,
+      bare: (pointer) => places.get(pointer)?.bare ?? null,
+    },
+    problems,
+  };
 }
 
 /** One a line, as one slip often raises several. */
-function syntaxProblems(document: Document.Parsed, lines: LineCounter): TextProblem[] {
+function syntaxProblems(document: Document.Parsed, lines: LineCounter, format: string): TextProblem[] {
   const problems = new Map<number, TextProblem>();
   for (const error of [...document.errors, ...document.warnings]) {
     const position = positionOf(lines, error.pos[0]);
     if (!problems.has(position.line) && problems.size < MAX_SYNTAX_PROBLEMS) {
-      problems.set(position.line, { ...position, pointer: "", message: syntaxMessage(error) });
+      problems.set(position.line, { ...position, pointer: "", message: `not ${format}: ${syntaxMessage(error)}` });
     }
   }
   const { yaml } = document.directives;
@@ -145,7 +157,7 @@ const HINTS: Readonly<Record<string, string>> = {
   BAD_DQ_ESCAPE: "write \\\\ for a backslash, or put the text in single quotes",
   BLOCK_AS_IMPLICIT_KEY: 'write one "key: value" a line, and check the indentation',
   MULTILINE_IMPLICIT_KEY: 'write "key: value", with a colon and a blank, and check the indentation',
-  MISSING_CHAR: "close what was opened",
+  MISSING_CHAR: "put it there",
   TAB_AS_INDENT: "indent with spaces",
   UNEXPECTED_TOKEN: "check the indentation, and quote a value with special characters",
   BAD_ALIAS: "write the value out",
@@ -156,7 +168,7 @@ const HINTS: Readonly<Record<string, string>> = {
 };
 const syntaxMessage = ({ code, message }: YAMLError): string => {
   const [first] = message.split("\n");
-  return `not YAML: ${(first ?? "").replaceAll(/[\p{Cc}]/gu, "?").slice(0, 120)}; ${HINTS[code] ?? "check this line and the one above"}`;
+  return `${(first ?? "").replaceAll(/[\p{Cc}]/gu, "?").slice(0, 120)}; ${HINTS[code] ?? "check this line and the one above"}`;
 };
 
 type Place = { readonly key: number | null; readonly value: number; readonly bare: string | null };

@@ -157,9 +157,10 @@ function checkPorts(
     const what =
       modelName ?? (version === null ? `a USB 3 controller (${limits.driver})` : `a USB ${String(version)} controller (${limits.driver})`);
     const has = minPorts === maxPorts ? `has ${String(maxPorts)}` : `has ${String(minPorts)} to ${String(maxPorts)}`;
-    const pv = model === undefined && type === "auto" && version !== 3 ? ", or type: pv if the domain is PV or PVH" : "";
-    const right = String(asked < minPorts ? minPorts : maxPorts);
-    findings.error(below(pointer, "ports"), "BadPorts", `ports: ${String(asked)}, but ${what} ${has}; write ${right}${pv}`);
+    const pv = model === undefined && type === "auto" && version !== 3 && asked > maxPorts && asked <= 31;
+    const right = minPorts === maxPorts ? String(maxPorts) : `${String(minPorts)} to ${String(maxPorts)}`;
+    const hint = `write ${right}${pv ? ", or type: pv if the domain is PV or PVH" : ""}`;
+    findings.error(below(pointer, "ports"), "BadPorts", `ports: ${String(asked)}, but ${what} ${has}; ${hint}`);
   }
   return asked;
 }

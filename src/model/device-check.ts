@@ -53,6 +53,8 @@ function checkDevice(written: Json, pointer: string, findings: Findings, locate:
   const name = text(written["name"]);
   if (name !== null && !NAME.test(name)) {
     const fixed = name
+      .normalize("NFKD")
+      .replaceAll(/\p{M}/gu, "")
       .replaceAll(/[^A-Za-z0-9._-]+/g, "-")
       .replaceAll(/^[^A-Za-z0-9]+|-+$/g, "")
       .slice(0, 48);

@@ -82,7 +82,7 @@ function checkPort(field: string, value: unknown, pointer: string, findings: Fin
 }
 
 /** Serial numbers that makers leave in by the thousand: all one character, or counting up. */
-const isDummy = (serial: string): boolean =>
+export const isDummy = (serial: string): boolean =>
   /^(.)\1*$/.test(serial) ||
   (serial.length >= 4 &&
     ["0123456789ABCDEF", "1234567890ABCDEF", "12345678901234567890", "01234567890123456789"].some((row) =>

@@ -1,0 +1,182 @@
+/** The desired-state tree as it lies on disk: which files there are, what tells one version of a file from the next, what must be watched. */
+import type { BigIntStats } from "node:fs";
+import { constants } from "node:fs";
+import { open, readdir, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import type { TreeReading } from "../model/desired.ts";
+import { codeOf, followPath } from "./follow-path.ts";
+import { MAX_BYTES } from "./yaml-document.ts";
+
+const MAX_FILES = 20_000;
+const MAX_DEPTH = 32;
+const BATCH = 64;
+
+export type SpecFile = {
+  readonly real: string;
+  /** Device, inode, size, times: equal means unchanged. */
+  readonly version: string;
+  readonly mtimeMs: number;
+  /** Reached through a symlink, or below a directory that was moved to where it is: it was whole before it came here. */
+  readonly placed: boolean;
+};
+export type SpecTree = {
+  readonly directory: TreeReading["directory"];
+  /** By path relative to the root. A text: why it cannot be read. A directory that cannot be read stands here too. */
+  readonly files: ReadonlyMap<string, SpecFile | string>;
+  /** Real directories to watch: identity, and which names in it matter (null: all of the tree's). */
+  readonly watch: ReadonlyMap<string, { readonly identity: string; readonly names: ReadonlySet<string> | null }>;
+};
+
+export const isSpecName = (name: string): boolean => !name.startsWith(".") && /\.(?:ya?ml|json)$/.test(name);
+
+const REASONS: Readonly<Record<string, string>> = {
+  EACCES: "permission denied: let plugherd read it",
+  EPERM: "permission denied: let plugherd read it",
+  ELOOP: "it is a symlink in a circle",
+  ENOENT: "it is a symlink to nothing",
+  ENOTDIR: "it is no directory",
+};
+export const reasonOf = (code: string): string => REASONS[code] ?? code;
+
+export async function scanTree(root: string): Promise<SpecTree> {
+  const files = new Map<string, SpecFile | string>();
+  const watch = new Map<string, { identity: string; names: Set<string> | null }>();
+  const note = async (dir: string, name: string | null): Promise<void> => {
+    const known = watch.get(dir);
+    if (known !== undefined) {
+      if (name === null) known.names = null;
+      else known.names?.add(name);
+      return;
+    }
+    const stats = await stat(dir, { bigint: true }).catch(() => null);
+    if (stats?.isDirectory() !== true) return;
+    const later = watch.get(dir);
+    if (later === undefined) watch.set(dir, { identity: inodeOf(stats), names: name === null ? null : new Set([name]) });
+    else if (name === null) later.names = null;
+    else later.names?.add(name);
+  };
+
+  const walk = async (dir: string, path: string, above: readonly string[], placed: boolean): Promise<void> => {
+    if (above.includes(dir)) return;
+    if (above.length > MAX_DEPTH) return void files.set(path, `more than ${String(MAX_DEPTH)} directories deep; nothing below it is read`);
+    await note(dir, null);
+    const names = await readdir(dir, { withFileTypes: true });
+    const seen = names.filter(({ name }) => !name.startsWith(".")).sort((a, b) => (a.name < b.name ? -1 : 1));
+    for (let i = 0; i < seen.length; i += BATCH) {
+      await Promise.all(
+        seen.slice(i, i + BATCH).map(async (entry) => {
+          const where = path === "" ? entry.name : `${path}/${entry.name}`;
+          if (entry.isDirectory()) return descend(join(dir, entry.name), where, [...above, dir], placed);
+          if (!entry.isSymbolicLink()) return isSpecName(entry.name) ? look(join(dir, entry.name), where, placed) : undefined;
+          const target = await followPath(entry.name, dir);
+          for (const hinge of target.hinges) await note(hinge.dir, hinge.name);
+          if (target.real === null) {
+            if (isSpecName(entry.name)) files.set(where, reasonOf(target.code ?? "EIO"));
+            return;
+          }
+          const stats = await stat(target.real).catch(() => null);
+          if (stats?.isDirectory() === true) return descend(target.real, where, [...above, dir], true);
+          if (!isSpecName(entry.name)) return;
+          await note(dirname(target.real), basename(target.real));
+          return look(target.real, where, true);
+        }),
+      );
+    }
+  };
+
+  const descend = async (dir: string, path: string, above: readonly string[], placed: boolean): Promise<void> => {
+    try {
+      await walk(dir, path, above, placed || (await wasMoved(dir)));
+    } catch (cause) {
+      const code = codeOf(cause);
+      if (code !== "ENOENT" && code !== "ENOTDIR") files.set(path, `the directory cannot be read: ${reasonOf(code)}`);
+    }
+  };
+
+  const look = async (real: string, path: string, placed: boolean): Promise<void> => {
+    if (files.size >= MAX_FILES) return void files.set("", `more than ${String(MAX_FILES)} files; the rest is not read`);
+    try {
+      const stats = await stat(real, { bigint: true });
+      if (!stats.isFile()) files.set(path, "it is no regular file");
+      else files.set(path, { real, version: versionOf(stats), mtimeMs: Number(stats.mtimeMs), placed });
+    } catch (cause) {
+      const code = codeOf(cause);
+      if (code !== "ENOENT") files.set(path, reasonOf(code));
+    }
+  };
+
+  const { real, code, hinges } = await followPath(root);
+  for (const hinge of hinges) await note(hinge.dir, hinge.name);
+  for (const hinge of await ancestorsOf(real ?? hinges.at(-1)?.dir ?? "/")) await note(hinge.dir, hinge.name);
+  if (real === null) return { directory: code === "ENOENT" ? "missing" : "unreadable", files, watch };
+  try {
+    await walk(real, "", [], await wasMoved(real));
+    return { directory: "present", files, watch };
+  } catch (cause) {
+    return { directory: codeOf(cause) === "ENOENT" ? "missing" : "unreadable", files: new Map(), watch };
+  }
+}
+
+/**
+ * The directories above, each with the name that leads down: any of them can be replaced. Those that everybody may write to (/tmp) are
+ * too busy to listen to, except the nearest.
+ */
+async function ancestorsOf(dir: string): Promise<readonly { readonly dir: string; readonly name: string }[]> {
+  const found: { dir: string; name: string }[] = [];
+  for (let at = dir; dirname(at) !== at; at = dirname(at)) {
+    const parent = dirname(at);
+    const mode = (await stat(parent).catch(() => null))?.mode ?? 0;
+    if (found.length === 0 || (parent !== "/" && (mode & 0o002) === 0)) found.push({ dir: parent, name: basename(at) });
+  }
+  return found;
+}
+
+/** Making entries in a directory moves both its times; moving the directory moves only the change time. */
+const wasMoved = async (dir: string): Promise<boolean> => {
+  const stats = await stat(dir, { bigint: true }).catch(() => null);
+  return stats !== null && stats.ctimeNs > stats.mtimeNs;
+};
+
+const inodeOf = (stats: BigIntStats): string => `${String(stats.dev)}.${String(stats.ino)}`;
+const versionOf = (stats: BigIntStats): string =>
+  `${inodeOf(stats)}.${String(stats.size)}.${String(stats.mtimeNs)}.${String(stats.ctimeNs)}`;
+
+/** The real directories that hinges stand in: identity, and the names in each that matter. */
+export async function watchSetOf(hinges: readonly { readonly dir: string; readonly name: string }[]): Promise<{
+  readonly identities: ReadonlyMap<string, string>;
+  readonly names: ReadonlyMap<string, ReadonlySet<string>>;
+}> {
+  const identities = new Map<string, string>();
+  const names = new Map<string, Set<string>>();
+  for (const { dir, name } of hinges) {
+    const stats = await stat(dir, { bigint: true }).catch(() => null);
+    if (stats?.isDirectory() !== true) continue;
+    identities.set(dir, inodeOf(stats));
+    names.set(dir, (names.get(dir) ?? new Set()).add(name));
+  }
+  return { identities, names };
+}
+
+/** What a file holds, with the version that was read; a text: why it cannot be read. Never waits for a pipe or a device. */
+export async function readBytes(real: string): Promise<{ readonly bytes: Uint8Array; readonly version: string } | string> {
+  try {
+    const file = await open(real, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      const stats = await file.stat({ bigint: true });
+      if (!stats.isFile()) return "it is no regular file";
+      // One byte more than is taken, so that a file that is too big is seen to be.
+      const buffer = Buffer.alloc(Math.min(Number(stats.size), MAX_BYTES) + 1);
+      let length = 0;
+      while (length < buffer.length) {
+        const { bytesRead } = await file.read(buffer, length, buffer.length - length, length);
+        if (bytesRead === 0) break;
+        length += bytesRead;
+      }
+      return { bytes: buffer.subarray(0, length), version: versionOf(stats) };
+    } finally {
+      await file.close();
+    }
+  } catch (cause) {
+    return reasonOf(codeOf(cause));
+  }
+}
