@@ -38,22 +38,39 @@ export function watchSocketFiles(directory: string, user: SocketFileUser): Socke
   const vanished = (path: string): void => {
     if (!closed && there.delete(path)) user.onGone(path);
   };
+  /** What is there by a plain look; tells what the watch missed. */
+  const sweep = async (): Promise<void> => {
+    const names = await readdir(dir).catch(() => []);
+    const found = new Set(names.map((name) => join(dir, name)).filter(wanted));
+    for (const path of [...there].filter((one) => !found.has(one))) vanished(path);
+    for (const path of [...found].filter((one) => !there.has(one))) appeared(path);
+  };
   const arm = async (): Promise<void> => {
     // Watched from the nearest directory above that exists: chokidar finds no path whose parent is missing too.
     const top = await nearest(dirname(dir));
     if (closed) return;
     void watcher?.close();
     // No `depth`: with it, chokidar reports the directory but nothing in it. Not atomic: an unlink is told at once.
-    watcher = watch(top, { ignored, ignoreInitial: false, atomic: false, usePolling: false });
-    watcher
+    const mine = watch(top, { ignored, ignoreInitial: false, atomic: false, usePolling: false });
+    watcher = mine;
+    let complete = false;
+    mine
       .on("add", appeared)
       .on("change", appeared) // bound anew in its place
       .on("unlink", vanished)
       .on("error", user.onTrouble)
+      // chokidar reads a directory before it watches it, so what came between is seen by neither. Once it is ready a look closes that gap;
+      // for a directory that comes later there is no such moment, so it is watched anew.
+      .on("addDir", (path) => {
+        if (complete && mine === watcher && path === dir) void arm();
+      })
       .on("ready", () => {
-        if (ready || closed) return;
-        ready = true;
-        user.onReady();
+        complete = true;
+        void sweep().then(() => {
+          if (ready || closed) return;
+          ready = true;
+          user.onReady();
+        });
       });
   };
   const armed = arm();
@@ -61,11 +78,8 @@ export function watchSocketFiles(directory: string, user: SocketFileUser): Socke
   return {
     async audit() {
       await armed;
-      const names = await readdir(dir).catch(() => []);
-      const found = new Set(names.map((name) => join(dir, name)).filter(wanted));
-      for (const path of [...there].filter((one) => !found.has(one))) vanished(path);
-      for (const path of [...found].filter((one) => !there.has(one))) appeared(path);
-      if (found.size > 0 && watcher?.getWatched()[dir] === undefined) await arm();
+      await sweep();
+      if (there.size > 0 && watcher?.getWatched()[dir] === undefined) await arm();
     },
     close() {
       closed = true;

@@ -11,6 +11,7 @@ import {
   type NewController,
   type Place,
 } from "../model/action.ts";
+import { printable } from "../model/hostdev.ts";
 import { err, ok, type Result } from "../model/result.ts";
 
 export type DeviceAddArguments = Readonly<Record<string, string | number>>;
@@ -79,12 +80,12 @@ export function classify(failure: CommandFailure, aim: Aim): ActionError {
     case "closed":
       return transient(
         "MonitorLost",
-        `The monitor was lost while ${told(aim)} (${failure.reason}); it is looked at again once it is back.`,
+        `The monitor was lost while ${told(aim)} (${printable(failure.reason, 200)}); it is looked at again once it is back.`,
       );
     case "protocol":
-      return transient("MonitorBusy", `QEMU could not be asked while ${told(aim)}: ${failure.reason}.`);
+      return transient("MonitorBusy", `QEMU could not be asked while ${told(aim)}: ${printable(failure.reason, 200)}.`);
     case "refused":
-      return refusal(failure.desc.slice(0, 300), aim);
+      return refusal(printable(failure.desc, 300), aim);
   }
 }
 
