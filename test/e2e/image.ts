@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Agent } from "./agent.ts";
+import { guestConsole, startScript } from "./inner.ts";
 import { machineShape, startMachine, type Machine, type Mode } from "./machine.ts";
 import { until } from "./waiting.ts";
 
@@ -21,14 +22,11 @@ const SNAPSHOT = "ready";
 const KEY_LENGTH = 16;
 const BUILD_MS = 900_000;
 
-/** How the inner domains are started; see inner.ts. Given in, as the `guest` snapshot holds one. */
-export type Prepare = (agent: Agent) => Promise<void>;
-
 /**
  * @param project - the project's root; `dist` and the production part of `node_modules` are what is put in the host
  * @param work - the work directory: `img`, `root` and `snap` are kept in it
  */
-export function openWorkshop(project: string, work: string, guest: Prepare, say: Say): Workshop {
+export function openWorkshop(project: string, work: string, say: Say): Workshop {
   const testbed = join(project, "test/e2e/testbed");
   const images = join(work, "img");
   const snaps = join(work, "snap");
@@ -39,7 +37,7 @@ export function openWorkshop(project: string, work: string, guest: Prepare, say:
   const qemu = execFileSync("qemu-system-x86_64", ["--version"]);
 
   const snapshotOf = async (mode: Mode, start: Start): Promise<string> => {
-    const key = hashOf([imageKey, qemu, JSON.stringify(machineShape), mode, start, start === "guest" ? guest.toString() : ""]);
+    const key = hashOf([imageKey, qemu, JSON.stringify(machineShape), mode, start, start === "guest" ? GUEST_START : ""]);
     const path = join(snaps, `${mode}-${start}-${key}.qcow2`);
     if (existsSync(path)) return path;
     const began = Date.now();
@@ -48,7 +46,7 @@ export function openWorkshop(project: string, work: string, guest: Prepare, say:
     execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", join(images, "rootfs.ext4"), "-F", "raw", making]);
     const machine = await startMachine({ mode, images, disk: making, snapshot: null });
     try {
-      if (start === "guest") await guest(machine.agent);
+      if (start === "guest") await bootGuest(machine.agent);
       // Reading the interpreter once here saves every case a cold start.
       await machine.agent.run("node -e 0; socat -h >/dev/null; sync");
       const answer = await machine.outer.call("human-monitor-command", { "command-line": `savevm ${SNAPSHOT}` });
@@ -125,12 +123,16 @@ const hashOf = (parts: readonly (string | Uint8Array)[]): string => {
 };
 const seconds = (since: number): string => `${((Date.now() - since) / 1000).toFixed(0)} s`;
 
-/** Boots the domain of the `guest` snapshot and waits until its kernel runs its own user space. */
-export const guestReady = async (agent: Agent, start: string, console: string): Promise<void> => {
-  const started = await agent.run(start);
+/** The domain of the `guest` snapshot. Its controller is there from the start: a new one costs an emulated machine in an emulated machine long. */
+const GUEST = "guest";
+const GUEST_START = startScript(GUEST, { linux: true, extra: ["-device", "qemu-xhci,id=xhci"] });
+const GUEST_BOOT_MS = 300_000;
+
+async function bootGuest(agent: Agent): Promise<void> {
+  const started = await agent.run(GUEST_START);
   if (started.rc !== 0) throw new Error(`the inner domain did not start: ${started.out}`);
-  await until("the inner guest has booted", async () => (await agent.run(`grep -q 'DOMU ready' ${console}`)).rc === 0, {
-    timeoutMs: 240_000,
+  await until("the inner guest has booted", async () => (await agent.run(`grep -q 'DOMU ready' ${guestConsole(GUEST)}`)).rc === 0, {
+    timeoutMs: GUEST_BOOT_MS,
     everyMs: 500,
   });
-};
+}

@@ -1,7 +1,7 @@
 /** The emulated machine that the test host runs in: an outer QEMU under TCG whose USB bus is our hand on the cable. */
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, openSync, closeSync, ftruncateSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -140,9 +140,7 @@ function cable(outer: Qmp, run: string): Pick<Machine, "plug" | "unplug"> {
       backends.add(id);
       if (storage) {
         const filename = join(run, `disk-${id}.img`);
-        const file = openSync(filename, "w");
-        ftruncateSync(file, 8 << 20);
-        closeSync(file);
+        execFileSync("mke2fs", ["-q", "-t", "ext2", filename, "8M"]);
         await outer.call("blockdev-add", { driver: "raw", "node-name": `disk-${id}`, file: { driver: "file", filename } });
       } else await outer.call("chardev-add", { id: `chr-${id}`, backend: { type: "null", data: {} } });
     }

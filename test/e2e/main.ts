@@ -1,7 +1,7 @@
 /**
  * The end-to-end run: every case on a fresh host, one line each, and at the end `N passed, N failed, N skipped`.
  *
- * usage: main.js [--list] [--bench] [--json] [FILTER…]   FILTER: part of a case's name; cases that do not fit are skipped
+ * usage: main.js [--list] [FILTER…]   FILTER: part of a case's name; cases that do not fit are skipped
  * PLUGHERD_E2E_WORK: where the image and the snapshots are kept (default test/e2e/.work)
  */
 import { resolve } from "node:path";
@@ -9,12 +9,9 @@ import { parseArgs } from "node:util";
 import type { Case } from "./case.ts";
 import { cases } from "./cases/all.ts";
 import { createHost } from "./host.ts";
-import { guestReady, openWorkshop, type Workshop } from "./image.ts";
-import { guestConsole, startScript } from "./inner.ts";
+import { openWorkshop, type Workshop } from "./image.ts";
 
 const DEFAULT_CASE_MS = 180_000;
-/** Its controller is there from the start: a guest's kernel takes long over a new one where an emulated machine emulates another. */
-const GUEST = { linux: true, extra: ["-device", "qemu-xhci,id=xhci"] };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -56,7 +53,7 @@ async function main(): Promise<number> {
   }
   const project = resolve(process.env["PLUGHERD_E2E_PROJECT"] ?? ".");
   const work = resolve(process.env["PLUGHERD_E2E_WORK"] ?? "test/e2e/.work");
-  const workshop = openWorkshop(project, work, (agent) => guestReady(agent, startScript("guest", GUEST), guestConsole("guest")), say);
+  const workshop = openWorkshop(project, work, say);
   const count = { passed: 0, failed: 0, skipped: 0 };
   const flaky: string[] = [];
   for (const test of cases) {

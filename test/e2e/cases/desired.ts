@@ -108,7 +108,7 @@ export const desiredCases: readonly Case[] = [
       const stick = await host.plugged("2-1");
       await host.sh(
         `for i in $(seq 200); do d=$(echo /sys/bus/usb/devices/2-1:1.0/host*/target*/*/block/*); [ -e "$d" ] && break; sleep 0.05; done
-         d=/dev/$(basename $d); for i in $(seq 100); do [ -b $d ] && break; sleep 0.05; done; busybox mkfs.vfat $d && mkdir -p /mnt && mount $d /mnt`,
+         d=/dev/$(basename $d); for i in $(seq 100); do [ -b $d ] && break; sleep 0.05; done; mkdir -p /mnt && mount -t ext4 $d /mnt`,
       );
       await writeDomain(host, "vm1", oneStick);
       const { message } = await host.phase("stick", "Denied");
