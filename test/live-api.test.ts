@@ -87,7 +87,6 @@ type Client = {
   readonly messages: WatchMessage[];
   readonly closed: () => number | null;
   readonly socket: WebSocket;
-  readonly times: number[];
 };
 function watch(query = "", options: { url?: string; protocols?: string[]; headers?: Record<string, string> } = {}): Client {
   const socket = new WebSocket(options.url ?? `ws://localhost/api/v1/watch${query}`, options.protocols ?? [], {

@@ -3,16 +3,15 @@ import type { Output } from "./io.ts";
 import { clip } from "./render.ts";
 
 export type LiveTable = {
-  /** Replaces what was drawn before. Calls that come quickly are drawn together. */
+  /** Replaces what was drawn before. */
   draw(text: string): void;
-  /** Called once a second, so that ages go on. */
-  onTick(redraw: () => void): void;
+  /** So that ages go on. @returns ends it */
+  everySecond(redraw: () => void): () => void;
 };
 
 const TICK_MS = 1_000;
 
-/** @param signal - ends the ticking */
-export function createLiveTable(output: Output, signal: AbortSignal): LiveTable {
+export function createLiveTable(output: Output): LiveTable {
   /** Lines above the cursor that are ours, as they were cut for the terminal of that moment. */
   let drawn = 0;
   let drawnColumns = 0;
@@ -33,10 +32,9 @@ export function createLiveTable(output: Output, signal: AbortSignal): LiveTable 
       drawn = cut.length;
       drawnColumns = columns;
     },
-    onTick(redraw) {
-      if (signal.aborted) return;
+    everySecond(redraw) {
       const timer = setInterval(redraw, TICK_MS);
-      signal.addEventListener("abort", () => clearInterval(timer), { once: true });
+      return () => clearInterval(timer);
     },
   };
 }

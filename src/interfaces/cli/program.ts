@@ -11,9 +11,11 @@ import { addOperate } from "./commands/operate.ts";
 import { addPlan } from "./commands/plan.ts";
 import { addRun } from "./commands/run.ts";
 import { addSchema } from "./commands/schema.ts";
+import { addValidate } from "./commands/validate.ts";
 import { addWait } from "./commands/wait.ts";
 import { addWatch } from "./commands/watch.ts";
 import type { AppFactory, Context } from "./context.ts";
+import { addDemo } from "./demo.ts";
 import { type Done, EXIT, type ExitCode, type Io } from "./io.ts";
 
 /** As far from the source file as from the built one. */
@@ -21,6 +23,24 @@ const packageFile = new URL("../../../package.json", import.meta.url);
 const versionOf = (): string => (JSON.parse(readFileSync(packageFile, "utf8")) as { version: string }).version;
 
 export type Parts = { readonly createApp: AppFactory };
+
+/** In the order of the help. */
+const COMMANDS = [
+  addRun,
+  addDemo,
+  addGet,
+  addDescribe,
+  addWatch,
+  addEvents,
+  addExplain,
+  addPlan,
+  addValidate,
+  addHost,
+  addWait,
+  addOperate,
+  addSchema,
+  addCompletion,
+];
 
 /** @param argv - without the interpreter and the script */
 export async function main(argv: readonly string[], io: Io, parts: Parts): Promise<ExitCode> {
@@ -59,21 +79,7 @@ export async function main(argv: readonly string[], io: Io, parts: Parts): Promi
       getErrHasColors: () => false,
       outputError: (text, write) => write(text.replace(/^error: /, "plugherd: ")),
     });
-  for (const add of [
-    addRun,
-    addGet,
-    addDescribe,
-    addWatch,
-    addEvents,
-    addExplain,
-    addPlan,
-    addHost,
-    addWait,
-    addOperate,
-    addSchema,
-    addCompletion,
-  ])
-    add(program, context);
+  for (const add of COMMANDS) add(program, context);
   try {
     await program.parseAsync([...argv], { from: "user" });
     return code;

@@ -5,9 +5,9 @@ import { err, ok } from "../../../model/result.ts";
 import type { ErrorBody } from "../../http/messages.ts";
 import { api, type CommonOptions, type Context, common, output } from "../context.ts";
 import { colourOf, type Done, EXIT, usage } from "../io.ts";
-import { formatProblem } from "../problems.ts";
+import { formatProblem } from "../../../adapters/spec-reading.ts";
 import { type Colour, type Format, paint, renderJson, renderYaml, shown } from "../render.ts";
-import { readSpecTexts } from "../spec-paths.ts";
+import { readSpecFiles } from "../spec-paths.ts";
 
 type Options = CommonOptions & { readonly output: Format };
 
@@ -44,9 +44,11 @@ export function addPlan(program: Command, context: Context): void {
     .argument("[PATH...]", "files or directories of desired state")
     .action(
       does(async (paths: readonly string[], options: Options): Promise<Done> => {
-        const files = paths.length === 0 ? ok(null) : readSpecTexts(paths, { under: true });
+        const files = paths.length === 0 ? ok(null) : readSpecFiles(paths, { under: true });
         if (!files.ok) return files;
-        const answer = await api(options).post("/api/v1/plan", { files: files.value });
+        const answer = await api(options).post("/api/v1/plan", {
+          files: files.value?.map(({ name, bytes }) => ({ name, text: Buffer.from(bytes).toString("utf8") })) ?? null,
+        });
         if (!answer.ok) return answer;
         const { status, body } = answer.value;
         if (status !== 200) {
@@ -61,7 +63,7 @@ export function addPlan(program: Command, context: Context): void {
           for (const change of changes) io.stdout.write(`${lineOf(change, colour)}\n`);
           io.stdout.write(`${summary(changes)}\n`);
         }
-        for (const problem of problems) io.stderr.write(`${formatProblem(problem)}\n`);
+        for (const problem of problems) io.stderr.write(`${shown(formatProblem(problem), 4_096)}\n`);
         if (problems.some(({ severity }) => severity === "error")) return ok(EXIT.badState);
         return ok(changes.some(({ action }) => action !== "none") ? EXIT.differs : EXIT.ok);
       }),

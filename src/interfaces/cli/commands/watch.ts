@@ -3,6 +3,7 @@ import { Argument, type Command } from "commander";
 import type { Change } from "../../../controller/view.ts";
 import { createSelection, type Filters } from "../../filters.ts";
 import { deviceColumns, deviceLine, domainColumns, hostColumns, ids, sortDevices, sortDomains, sortHost } from "../columns.ts";
+import type { Api } from "../client.ts";
 import { api, type Context, common, filters, filtersOf, type ListOptions, output } from "../context.ts";
 import { follow } from "../follow.ts";
 import { colourOf, type Done, type Io } from "../io.ts";
@@ -51,39 +52,51 @@ function lineOf(change: Change, mirror: Mirror, chosen: Filters, colour: boolean
   return null;
 }
 
+type View = {
+  readonly kind: Kind;
+  readonly format: "table" | "wide" | "json";
+  readonly filters: Filters;
+  /** A line above the live table. */
+  readonly heading?: () => string;
+};
+
 /** Follows until stopped; shared with `demo`. */
-export function showLive(
-  io: Io,
-  daemon: ReturnType<typeof api>,
-  { kind, format, filters: chosen }: { readonly kind: Kind; readonly format: "table" | "wide" | "json"; readonly filters: Filters },
-  signal: AbortSignal,
-): Promise<Done> {
+export async function showLive(io: Io, daemon: Api, { kind, format, filters: chosen, heading }: View, signal: AbortSignal): Promise<Done> {
   const mirror = createMirror();
   const colour = colourOf(io.stdout, io.env);
-  const live = format !== "json" && io.stdout.isTTY === true ? createLiveTable(io.stdout, signal) : null;
+  const live = format !== "json" && io.stdout.isTTY === true ? createLiveTable(io.stdout) : null;
   let away: string | null = null;
-  const draw = (): void =>
-    live?.draw(`${tableOf(kind, mirror, chosen, io, { wide: format === "wide", colour })}${away === null ? "" : `\n${away}\n`}`);
-  live?.onTick(draw);
-  return follow(daemon, signal, {
-    resume: () => mirror.resume,
-    onMessage: (message) => {
-      away = null;
-      const changes = mirror.take(message).filter((change) => change.kind === CHANGE_OF[kind]);
-      if (live !== null) draw();
-      else
-        for (const change of changes) {
-          const line = lineOf(change, mirror, chosen, colour);
-          if (line !== null) io.stdout.write(format === "json" ? renderJsonLine(change) : `${line}\n`);
-        }
-      return null;
-    },
-    onAway: ({ message }) => {
-      away = `${message} Trying again.`;
-      if (live === null) io.stderr.write(`${away}\n`);
-      else draw();
-    },
-  });
+  const draw = (): void => {
+    const above = heading === undefined ? "" : `${heading()}\n\n`;
+    const below = away === null ? "" : `\n${away}\n`;
+    live?.draw(`${above}${tableOf(kind, mirror, chosen, io, { wide: format === "wide", colour })}${below}`);
+  };
+  const print = (changes: readonly Change[]): void => {
+    for (const change of changes) {
+      const line = lineOf(change, mirror, chosen, colour);
+      if (line !== null) io.stdout.write(format === "json" ? renderJsonLine(change) : `${line}\n`);
+    }
+  };
+  const stopTicking = live?.everySecond(draw);
+  try {
+    return await follow(daemon, signal, {
+      resume: () => mirror.resume,
+      onMessage: (message) => {
+        away = null;
+        const changes = mirror.take(message).filter((change) => change.kind === CHANGE_OF[kind]);
+        if (live === null) print(changes);
+        else draw();
+        return null;
+      },
+      onAway: ({ message }) => {
+        away = `${message} Trying again.`;
+        if (live === null) io.stderr.write(`${away}\n`);
+        else draw();
+      },
+    });
+  } finally {
+    stopTicking?.();
+  }
 }
 
 export function addWatch(program: Command, context: Context): void {

@@ -1,0 +1,144 @@
+/** `demo`: the daemon on the simulated host, while a scripted hour of plugging is played on it again and again. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Command, Option } from "commander";
+import { createLog } from "../../adapters/log.ts";
+import type { App } from "../../app.ts";
+import type { OperatorRequest } from "../../controller/view.ts";
+import { err, ok, type Result } from "../../model/result.ts";
+import { wrongView } from "../../sim/expectation.ts";
+import { type Expectation, hostOf, type Operation, playScenario, readScenarios, type Scenario, type Stage } from "../../sim/scenario.ts";
+import { noFilters } from "../filters.ts";
+import { specsDir } from "../http/schema.ts";
+import { createApi } from "./client.ts";
+import { DEFAULT_HOLD_MS } from "./commands/operate.ts";
+import { startDaemon } from "./commands/run.ts";
+import { showLive } from "./commands/watch.ts";
+import { type Context, wholeNumber } from "./context.ts";
+import { colourOf, type Done, EXIT, type Failure } from "./io.ts";
+import { type Format, paint, shown } from "./render.ts";
+
+type Options = { readonly api?: string; readonly speed: number; readonly once?: true; readonly output: Format; readonly debug?: true };
+
+const SCENARIO = "scenarios/demo-hour.yaml";
+/** The scripted hour takes a minute. */
+const DEFAULT_SPEED = 60;
+/** What a step leads to is waited for so long at most, so that it is seen before the next one. */
+const PATIENCE_MS = 4_000;
+const LOOK_MS = 10;
+
+function readScenario(): Result<Scenario, Failure> {
+  const read = readScenarios(readFileSync(new URL(SCENARIO, specsDir), "utf8"), SCENARIO);
+  const [first] = read.ok ? read.value : [];
+  if (first !== undefined) return ok(first);
+  return err({ exit: EXIT.bug, message: `The demo's scenario is bad: ${read.ok ? "it is empty" : read.error.join("; ")}.`, remedy: null });
+}
+
+/** @returns false: `signal` came first */
+const pause = (ms: number, signal: AbortSignal): Promise<boolean> =>
+  new Promise((resolve) => {
+    if (signal.aborted) return resolve(false);
+    const done = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve(!signal.aborted);
+    };
+    const timer = setTimeout(done, Math.max(0, ms));
+    signal.addEventListener("abort", done);
+  });
+
+function requestOf({ verb, domain = "", device = "", release, reason }: Operation): OperatorRequest {
+  const because = reason === undefined ? {} : { reason };
+  if (verb === "pause" || verb === "resume") return { verb, domain, ...because };
+  if (verb === "detach") return { verb, device, domain, holdMs: DEFAULT_HOLD_MS, release: release === true, ...because };
+  if (verb === "approve") return { verb, what: "device", device, domain, ...because };
+  if (verb === "approve-mass-detach") return { verb: "approve", what: "mass-detach", ...because };
+  return { verb, device, domain, ...because };
+}
+
+/** The scenario's clock, `speed` times as fast as the wall's; `tell` hears what is narrated. */
+function stageOf(app: App, speed: number, signal: AbortSignal, tell: (text: string) => void): Stage {
+  const began = performance.now();
+  return {
+    async expect(expectation: Expectation) {
+      const until = performance.now() + PATIENCE_MS;
+      while (performance.now() < until && wrongView(expectation, { ...app.view.snapshot(), journal: [] }).length > 0) {
+        if (!(await pause(LOOK_MS, signal))) return;
+      }
+    },
+    note: tell,
+    async operate(operation) {
+      await app.view.operate(requestOf(operation));
+    },
+    // The demo's daemon is this very process.
+    daemon: () => Promise.resolve(),
+    async reach(atMs) {
+      await pause(began + atMs / speed - performance.now(), signal);
+    },
+  };
+}
+
+async function runDemo({ io, createApp, version }: Context, options: Options): Promise<Done> {
+  const scenario = readScenario();
+  if (!scenario.ok) return scenario;
+  const live = io.stdout.isTTY === true && options.output !== "json";
+  const stop = new AbortController();
+  const asked = io.stopping();
+  const onAsked = (): void => stop.abort();
+  if (asked.aborted) stop.abort();
+  asked.addEventListener("abort", onAsked, { once: true });
+
+  const host = await hostOf(scenario.value);
+  try {
+    const socket = options.api ?? join(host.root, "run", "api.sock");
+    // What the table shows is not to be torn by log lines.
+    const log = createLog({ level: options.debug === true ? "debug" : live ? "silent" : "warn", format: "text", stream: io.stderr });
+    const started = await startDaemon(host.paths, { createApp, log, version, api: socket, tcp: null });
+    if (!started.ok) return started;
+    try {
+      const colour = colourOf(io.stdout, io.env);
+      let narrated = "";
+      const say = (text: string): void => {
+        narrated = text;
+        if (!live && options.output !== "json") io.stdout.write(`# ${shown(text)}\n`);
+      };
+      const hint = `The live API is open: plugherd get devices --api ${socket}`;
+      if (options.output !== "json") io.stdout.write(live ? `${paint(hint, "dim", colour)}\n\n` : `# ${hint}\n`);
+      const showing = showLive(
+        io,
+        createApi(socket),
+        {
+          kind: "devices",
+          format: options.output === "json" ? "json" : "table",
+          filters: noFilters,
+          ...(live ? { heading: () => paint(shown(narrated), "blue", colour) } : {}),
+        },
+        stop.signal,
+      );
+      const playing = (async () => {
+        do await playScenario(scenario.value.steps, host, stageOf(started.value.app, options.speed, stop.signal, say), stop.signal);
+        while (!stop.signal.aborted && options.once !== true);
+        stop.abort();
+      })();
+      const [shownAll] = await Promise.all([showing, playing]);
+      return shownAll;
+    } finally {
+      await started.value.stop();
+    }
+  } finally {
+    asked.removeEventListener("abort", onAsked);
+    await host.close();
+  }
+}
+
+export function addDemo(program: Command, context: Context): void {
+  program
+    .command("demo")
+    .description("run the daemon on a simulated host and watch an hour of plugging, squeezed into a minute, over and over")
+    .addOption(new Option("--api <path>", "the live API's socket; default: a temporary one, which is printed"))
+    .addOption(new Option("-o, --output <format>", "how to print").choices(["table", "json"]).default("table"))
+    .option("--speed <factor>", "how much faster than the clock", wholeNumber(1, 10_000), DEFAULT_SPEED)
+    .option("--once", "end after one hour of the scenario")
+    .option("--debug", "log what the daemon does, and show where in the program an error comes from")
+    .action(context.does((options: Options) => runDemo(context, options)));
+}
