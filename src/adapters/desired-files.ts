@@ -51,11 +51,12 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
   let stopped = false;
 
   const relevant = ({ dir: where, name, kind }: DirEvent): boolean => {
-    const names = watching.get(where)?.names;
+    const watched = watching.get(where);
     if (name === null || name === basename(where)) return true;
-    if (names === undefined) return false;
-    if (names?.has(name) === true) return true;
-    return names === null && !name.startsWith(".") && (kind === "rename" || isSpecName(name));
+    if (watched === undefined) return false;
+    // A link on the way counts whatever its name: mounted volumes turn `..data`.
+    if (watched.names.has(name)) return true;
+    return watched.all && !name.startsWith(".") && (kind === "rename" || isSpecName(name));
   };
 
   const watch = createDirWatch(clock, {

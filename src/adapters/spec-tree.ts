@@ -23,8 +23,8 @@ export type SpecTree = {
   readonly directory: TreeReading["directory"];
   /** By path relative to the root. A text: why it cannot be read. A directory that cannot be read stands here too. */
   readonly files: ReadonlyMap<string, SpecFile | string>;
-  /** Real directories to watch: identity, and which names in it matter (null: all of the tree's). */
-  readonly watch: ReadonlyMap<string, { readonly identity: string; readonly names: ReadonlySet<string> | null }>;
+  /** Real directories to watch: identity, which names in it matter, and whether all that belong to a tree do. */
+  readonly watch: ReadonlyMap<string, { readonly identity: string; readonly names: ReadonlySet<string>; readonly all: boolean }>;
 };
 
 export const isSpecName = (name: string): boolean => !name.startsWith(".") && /\.(?:ya?ml|json)$/.test(name);
@@ -40,20 +40,18 @@ export const reasonOf = (code: string): string => REASONS[code] ?? code;
 
 export async function scanTree(root: string): Promise<SpecTree> {
   const files = new Map<string, SpecFile | string>();
-  const watch = new Map<string, { identity: string; names: Set<string> | null }>();
+  const watch = new Map<string, { identity: string; names: Set<string>; all: boolean }>();
+  /** @param name - null: all of the tree's */
   const note = async (dir: string, name: string | null): Promise<void> => {
-    const known = watch.get(dir);
-    if (known !== undefined) {
-      if (name === null) known.names = null;
-      else known.names?.add(name);
-      return;
+    if (!watch.has(dir)) {
+      const stats = await stat(dir, { bigint: true }).catch(() => null);
+      if (stats?.isDirectory() !== true) return;
+      if (!watch.has(dir)) watch.set(dir, { identity: inodeOf(stats), names: new Set(), all: false });
     }
-    const stats = await stat(dir, { bigint: true }).catch(() => null);
-    if (stats?.isDirectory() !== true) return;
-    const later = watch.get(dir);
-    if (later === undefined) watch.set(dir, { identity: inodeOf(stats), names: name === null ? null : new Set([name]) });
-    else if (name === null) later.names = null;
-    else later.names?.add(name);
+    const known = watch.get(dir);
+    if (known === undefined) return;
+    if (name === null) known.all = true;
+    else known.names.add(name);
   };
 
   const walk = async (dir: string, path: string, above: readonly string[], placed: boolean): Promise<void> => {

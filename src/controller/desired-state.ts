@@ -1,18 +1,20 @@
 /**
  * Readings of the tree -> desired state in force (product.md §2, "Reading", "Removing"): last good versions, files that settle before their
- * vanishing is a decision, files that move, and the guards against a tree that went away as a whole.
+ * vanishing is a decision, domains that move between files, and the guards against a tree that went away as a whole.
  */
 import type { Clock } from "../model/contracts.ts";
 import type { DesiredDevice, DesiredDomain, FileReading, ForcedDomain, TreeReading } from "../model/desired.ts";
-import type { Intentions } from "../model/intentions.ts";
+import type { Intentions, LastGood } from "../model/intentions.ts";
 import type { Condition } from "../model/status.ts";
 import type { Timings } from "../model/timings.ts";
 import type { WorldChange } from "../model/world.ts";
 import { createAlarms } from "./alarms.ts";
+import { leftAfter } from "./left-behind.ts";
+import { acceptedOf, type Kept, onlyObserved, problemsOf, unreadableAt } from "./spec-sources.ts";
 
 export type DesiredStateKeeper = {
   reading(tree: TreeReading): void;
-  /** Makes what is held back a decision. @returns false: nothing was */
+  /** Makes what is held back (MassDetach, SpecsEmpty) a decision. @returns false: nothing was */
   approveMassDetach(): boolean;
   /** A vanished domain, or one with entries that were left, is rid of everything of ours. */
   clean(domain: string): void;
@@ -24,10 +26,10 @@ export type DesiredStateKeeper = {
 
 export type DesiredStateDeps = {
   readonly clock: Clock;
-  readonly timings: Timings;
-  readonly intentions: Intentions;
-  /** How many devices are attached now: in one domain, or in all (null). */
-  readonly attached: (domain: string | null) => number;
+  readonly timings: Pick<Timings, "vanishMs">;
+  readonly intentions: Pick<Intentions, "lastGood" | "vanished" | "left">;
+  /** How many devices are attached now: in one domain, or in all (null). Null: not known yet, so nothing that vanished is decided. */
+  readonly attached: (domain: string | null) => number | null;
   readonly onChange: (changes: readonly WorldChange[]) => void;
   readonly onIntentions: (part: Pick<Intentions, "lastGood" | "vanished" | "left">) => void;
   readonly onNote: (domain: string | null, reason: string, message: string) => void;
@@ -36,257 +38,261 @@ export type DesiredStateDeps = {
 /** From how many devices on, and beyond which share of all that is attached, vanishing files wait for a person. */
 const MASS_DEVICES = 3;
 const MASS_SHARE = 0.5;
+const APPROVE = "`plugherd approve mass-detach` makes it a decision";
+/** Problems that a condition spells out. */
+const MAX_LINES = 20;
 
 type Doubt = { readonly reason: "SpecsMissing" | "SpecsUnreadable" | "SpecsEmpty"; readonly message: string };
+const DOUBTS: Readonly<Record<Doubt["reason"], string>> = {
+  SpecsMissing: "the directory of desired-state files is not there",
+  SpecsUnreadable: "the directory of desired-state files cannot be read",
+  SpecsEmpty: `the directory of desired-state files has gone empty; ${APPROVE}`,
+};
 
 export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
-  const { timings, onNote } = deps;
-  const alarms = createAlarms(deps.clock);
-  const lastGood = new Map<string, readonly DesiredDomain[]>(deps.intentions.lastGood.map(({ file, domains }) => [file, domains]));
-  const vanished = new Map<string, DesiredDomain>(deps.intentions.vanished.map((spec) => [spec.name, spec]));
-  const left = new Map<string, readonly DesiredDevice[]>(deps.intentions.left.map(({ domain, devices }) => [domain, devices]));
-  const unclean = new Set<string>([...vanished.keys(), ...left.keys()]);
-  /** Files that are away: settling, or held back by the guard. */
-  const away = new Map<string, "settling" | "held">();
+  const { clock, timings, onNote } = deps;
+  const alarms = createAlarms(clock);
+  /** What was last good, by metadata.name. */
+  const kept = new Map<string, Kept>();
+  const vanished = new Map<string, DesiredDomain>();
+  const left = new Map<string, readonly DesiredDevice[]>();
+  const unclean = new Set<string>();
   const out = new Map<string, ForcedDomain>();
   let tree: TreeReading = { directory: "missing", files: new Map() };
+  /** Files that read well and clash with a last good version in force. */
+  let rejected: ReadonlyMap<string, string> = new Map();
   let doubt: Doubt | null = null;
+  let unsaved = false;
 
-  const save = (): void =>
+  for (const { file, domains } of deps.intentions.lastGood) for (const spec of domains) kept.set(spec.name, { file, spec, away: null });
+  for (const spec of deps.intentions.vanished) if (!kept.has(spec.name)) vanished.set(spec.name, spec);
+  for (const { domain, devices } of deps.intentions.left) left.set(domain, devices);
+  for (const name of [...vanished.keys(), ...left.keys()]) unclean.add(name);
+
+  const save = (): void => {
+    if (!unsaved) return;
+    unsaved = false;
+    const files = new Map<string, DesiredDomain[]>();
+    for (const { file, spec } of kept.values()) files.set(file, [...(files.get(file) ?? []), spec]);
     deps.onIntentions({
-      lastGood: [...lastGood].map(([file, domains]) => ({ file, domains })),
+      lastGood: [...files].map(([file, domains]): LastGood => ({ file, domains })),
       vanished: [...vanished.values()],
       left: [...left].map(([domain, devices]) => ({ domain, devices })),
     });
+  };
 
   const doubtOf = ({ directory, files }: TreeReading): Doubt | null => {
-    if (directory === "missing") return { reason: "SpecsMissing", message: "the directory of desired-state files is not there" };
-    if (directory === "unreadable") return { reason: "SpecsUnreadable", message: "the directory of desired-state files cannot be read" };
-    if (files.size === 0 && lastGood.size > 0)
-      return { reason: "SpecsEmpty", message: "the directory of desired-state files has gone empty" };
-    return null;
+    const reason =
+      directory === "missing"
+        ? "SpecsMissing"
+        : directory === "unreadable"
+          ? "SpecsUnreadable"
+          : files.size === 0 && kept.size > 0
+            ? "SpecsEmpty"
+            : null;
+    return reason === null ? null : { reason, message: DOUBTS[reason] };
   };
 
-  /** Entries that are in the file no more and said that their device stays; one that is back is claimed again. */
-  const remember = (before: DesiredDomain | undefined, after: DesiredDomain): void => {
-    const names = new Set(after.devices.map(({ name }) => name));
-    const gone = before?.devices.filter((device) => device.onRemove === "leave" && !names.has(device.name)) ?? [];
-    const kept = [
-      ...(left.get(after.name) ?? []).filter((device) => !names.has(device.name) && !gone.some(({ name }) => name === device.name)),
-      ...gone,
-    ];
-    if (kept.length === 0) {
-      left.delete(after.name);
-      if (!vanished.has(after.name)) unclean.delete(after.name);
-    } else {
-      left.set(after.name, kept);
-      unclean.add(after.name);
+  const take = (file: string, spec: DesiredDomain): void => {
+    const { name } = spec;
+    const before = kept.get(name);
+    if (before?.spec === spec && before.file === file && before.away === null) return;
+    unsaved = true;
+    const remains = leftAfter(before?.spec ?? vanished.get(name), spec, left.get(name) ?? []);
+    if (remains.length > 0) left.set(name, remains);
+    else left.delete(name);
+    vanished.delete(name);
+    // Whoever spoke for this domain under another name, and is gone, has been followed by this one.
+    for (const [other, one] of kept) if (other !== name && one.away !== null && sameTarget(one.spec, spec)) kept.delete(other);
+    for (const [other, one] of vanished) if (sameTarget(one, spec)) vanished.delete(other);
+    kept.set(name, { file, spec, away: null });
+    countUnclean();
+  };
+
+  const countUnclean = (): void => {
+    unclean.clear();
+    for (const name of [...vanished.keys(), ...left.keys()]) unclean.add(name);
+  };
+
+  /** Who is not spoken for any more: away, unless a file that cannot be read now may still hold it. */
+  const markAway = (said: ReadonlySet<string>): void => {
+    const named = new Map<string, string>();
+    for (const [file, reading] of tree.files)
+      for (const name of reading.kind === "bad" ? reading.names : []) if (!named.has(name)) named.set(name, file);
+    for (const [name, one] of kept) {
+      if (said.has(name)) continue;
+      const reading = tree.files.get(one.file);
+      const holder = named.get(name);
+      const holds = rejected.has(one.file) || (reading !== undefined && reading.kind !== "read") || unreadableAt(one.file, tree) !== null;
+      if (holds || holder !== undefined) {
+        if (one.away !== null || (!holds && holder !== undefined))
+          kept.set(name, { ...one, file: holds ? one.file : (holder ?? one.file), away: null });
+      } else if (one.away === null) kept.set(name, { ...one, away: { since: clock.now(), held: false } });
     }
   };
 
-  const known = (name: string): DesiredDomain | undefined => {
-    for (const domains of lastGood.values()) {
-      const found = domains.find((domain) => domain.name === name);
-      if (found !== undefined) return found;
-    }
-    return undefined;
+  /** A domain that is back, or a tree that is, may bring the others: those held back settle anew and are judged anew. */
+  const judgeAnew = (): void => {
+    for (const [name, one] of kept) if (one.away !== null) kept.set(name, { ...one, away: { since: clock.now(), held: false } });
   };
 
-  const take = (file: string, domains: readonly DesiredDomain[]): void => {
-    for (const domain of domains) {
-      remember(known(domain.name), domain);
-      vanished.delete(domain.name);
-      // The same name in another file that is away: a move.
-      for (const other of away.keys()) {
-        const rest = lastGood.get(other)?.filter(({ name }) => name !== domain.name);
-        if (rest === undefined || other === file) continue;
-        if (rest.length === 0) forgetFile(other);
-        else lastGood.set(other, rest);
-      }
-    }
-    // Documents that were edited out of a file that is still there: a decision at once.
-    for (const before of lastGood.get(file) ?? [])
-      if (!domains.some(({ name }) => name === before.name) && !isReadElsewhere(before.name, file)) vanish(before);
-    lastGood.set(file, domains);
+  const away = (): [string, Kept & { readonly away: NonNullable<Kept["away"]> }][] =>
+    [...kept].flatMap(([name, one]) => (one.away === null ? [] : [[name, { ...one, away: one.away }]]));
+
+  const schedule = (): void => {
+    const waiting = doubt !== null ? [] : away().filter(([, one]) => !one.away.held);
+    if (waiting.length === 0) return alarms.clear("vanish");
+    const due = Math.min(...waiting.map(([, one]) => one.away.since)) + timings.vanishMs;
+    alarms.set("vanish", Math.max(0, due - clock.now()), decideDue);
   };
-  const isReadElsewhere = (name: string, file: string): boolean =>
-    [...tree.files].some(
-      ([other, reading]) => other !== file && reading.kind === "read" && reading.domains.some((domain) => domain.name === name),
+
+  const decideDue = (): void => {
+    const total = deps.attached(null);
+    if (total === null) {
+      alarms.set("vanish", timings.vanishMs, decideDue);
+      return;
+    }
+    const gone = away();
+    const lost = gone.reduce(
+      (sum, [name, { spec }]) => sum + (spec.mode === "enforce" && spec.prune !== "none" ? (deps.attached(name) ?? 0) : 0),
+      0,
     );
-  const vanish = (spec: DesiredDomain): void => {
-    vanished.set(spec.name, spec);
-    unclean.add(spec.name);
-    onNote(spec.name, "FileVanished", `${spec.mark.file} is gone; what it attached is detached unless prune or onRemove says otherwise.`);
-  };
-  const forgetFile = (file: string): void => {
-    lastGood.delete(file);
-    away.delete(file);
-    alarms.clear(file);
+    if (lost >= MASS_DEVICES && lost > total * MASS_SHARE) {
+      for (const [name, one] of gone) kept.set(name, { ...one, away: { ...one.away, held: true } });
+      onNote(
+        null,
+        "MassDetach",
+        `Files that vanished would detach ${String(lost)} of ${String(total)} devices; nothing is done before \`plugherd approve mass-detach\`.`,
+      );
+    } else decide(gone.filter(([, one]) => !one.away.held && one.away.since + timings.vanishMs <= clock.now()).map(([name]) => name));
+    settle();
   };
 
-  const decide = (files: readonly string[]): void => {
-    for (const file of files) {
-      for (const spec of lastGood.get(file) ?? []) vanish(spec);
-      forgetFile(file);
+  const decide = (names: readonly string[]): void => {
+    for (const name of names) {
+      const one = kept.get(name);
+      if (one === undefined) continue;
+      kept.delete(name);
+      vanished.set(name, one.spec);
+      unsaved = true;
+      onNote(name, "FileVanished", `${one.file} is gone; what it attached is detached unless prune or onRemove says otherwise.`);
     }
+    countUnclean();
+  };
+
+  const settle = (): void => {
+    schedule();
     save();
     publish();
   };
 
-  const settled = (file: string): void => {
-    if (doubt !== null) return;
-    const gone = [...away.keys()];
-    const lost = gone.flatMap((name) => lastGood.get(name) ?? []).reduce((sum, spec) => sum + deps.attached(spec.name), 0);
-    if (lost >= MASS_DEVICES && lost > deps.attached(null) * MASS_SHARE) {
-      for (const name of gone) {
-        alarms.clear(name);
-        away.set(name, "held");
-      }
-      onNote(
-        null,
-        "MassDetach",
-        `Files that vanished would detach ${String(lost)} devices; nothing is done before \`plugherd approve mass-detach\`.`,
-      );
-      publish();
-    } else decide([file]);
-  };
-
-  const depart = (file: string): void => {
-    if (away.has(file)) return;
-    away.set(file, "settling");
-    alarms.set(file, timings.vanishMs, () => settled(file));
-  };
-
-  const forcedOf = (spec: DesiredDomain, standing: ForcedDomain["standing"], problems: readonly string[]): ForcedDomain => ({
-    spec,
-    standing,
-    problems,
-    left: left.get(spec.name) ?? [],
-  });
-
-  /** What is in force, by metadata.name. A name that is read now comes before one that is remembered. */
+  /** What is in force, by metadata.name. */
   const inForce = (): Map<string, ForcedDomain> => {
     const next = new Map<string, ForcedDomain>();
-    for (const spec of vanished.values()) next.set(spec.name, forcedOf(spec, "vanished", []));
-    for (const [file, domains] of lastGood) {
-      const reading = tree.files.get(file);
-      for (const spec of domains) next.set(spec.name, forcedOf(spec, ...standingOf(file, reading)));
-    }
+    const put = (spec: DesiredDomain, standing: ForcedDomain["standing"], problems: readonly string[]): void =>
+      void next.set(spec.name, { spec, standing, problems, left: left.get(spec.name) ?? NOTHING });
+    for (const spec of vanished.values()) put(spec, "vanished", []);
+    for (const one of kept.values()) put(one.spec, ...standingOf(one));
     for (const [file, reading] of tree.files) {
-      if (reading.kind !== "bad") continue;
-      for (const name of reading.names)
-        if (!next.has(name)) next.set(name, forcedOf(onlyObserved(name, file), "last-good", wordsOf(reading)));
+      const names =
+        reading.kind === "bad"
+          ? reading.names
+          : rejected.has(file) && reading.kind === "read"
+            ? reading.domains.map(({ name }) => name)
+            : [];
+      for (const name of names) if (!next.has(name)) put(onlyObserved(name, file), "last-good", wordsOf(file, reading));
     }
     return next;
   };
-  const standingOf = (file: string, reading: FileReading | undefined): [ForcedDomain["standing"], readonly string[]] => {
-    if (doubt !== null)
-      return [
-        "held-back",
-        [`${doubt.reason}: ${doubt.message}; its last version stays in force (\`plugherd approve mass-detach\` makes it a decision)`],
-      ];
-    if (reading === undefined)
-      return away.get(file) === "held"
-        ? [
-            "held-back",
-            [`MassDetach: ${file} is gone and too much would be detached; \`plugherd approve mass-detach\` makes it a decision`],
-          ]
+  const standingOf = ({ file, away }: Kept): [ForcedDomain["standing"], readonly string[]] => {
+    if (doubt !== null) return ["held-back", [`${doubt.reason}: ${doubt.message}; the last version stays in force`]];
+    if (away !== null) {
+      return away.held
+        ? ["held-back", [`MassDetach: ${file} is gone, and too much would be detached at once; ${APPROVE}`]]
         : ["settling", []];
-    return reading.kind === "read" ? ["current", []] : ["last-good", wordsOf(reading)];
+    }
+    const above = unreadableAt(file, tree);
+    const words = above !== null ? [above] : wordsOf(file, tree.files.get(file));
+    return words.length === 0 ? ["current", []] : ["last-good", words];
+  };
+  const wordsOf = (file: string, reading: FileReading | undefined): readonly string[] => {
+    const clash = rejected.get(file);
+    return clash !== undefined ? [clash] : reading === undefined ? [] : problemsOf(file, reading);
   };
 
   const publish = (): void => {
     const next = inForce();
     const changes: WorldChange[] = [];
     for (const name of out.keys()) if (!next.has(name)) changes.push({ kind: "forced", name, domain: null });
-    for (const [name, domain] of next) {
-      const before = out.get(name);
-      if (
-        before !== undefined &&
-        before.spec === domain.spec &&
-        before.standing === domain.standing &&
-        before.left === domain.left &&
-        before.problems.join() === domain.problems.join()
-      )
-        continue;
-      changes.push({ kind: "forced", name, domain });
-    }
+    for (const [name, domain] of next) if (!isSame(out.get(name), domain)) changes.push({ kind: "forced", name, domain });
     out.clear();
     for (const [name, domain] of next) out.set(name, domain);
     if (changes.length > 0) deps.onChange(changes);
   };
 
+  const note = (before: TreeReading, wereRejected: ReadonlyMap<string, string>): void => {
+    for (const [file, reading] of tree.files) {
+      if (reading === before.files.get(file) && rejected.get(file) === wereRejected.get(file)) continue;
+      for (const line of wordsOf(file, reading)) onNote(null, "InvalidFile", line);
+    }
+  };
+
   return {
     reading(next) {
       const before = tree;
-      tree = next;
+      const wereRejected = rejected;
       const was = doubt;
+      tree = next;
       doubt = doubtOf(next);
-      if (doubt !== null) {
-        if (doubt.reason !== was?.reason) onNote(null, doubt.reason, `${doubt.message}; nothing is detached for that.`);
-        publish();
-        return;
-      }
-      for (const [file, reading] of next.files) {
-        if (away.delete(file)) alarms.clear(file);
-        if (reading === before.files.get(file)) continue;
-        if (reading.kind === "read") take(file, reading.domains);
-        else for (const line of wordsOf(reading)) onNote(null, "InvalidFile", line);
-      }
-      for (const file of lastGood.keys()) if (!next.files.has(file)) depart(file);
-      save();
-      publish();
+      if (doubt === null) {
+        const accepted = acceptedOf(next, kept);
+        rejected = accepted.rejected;
+        const missed = new Set(away().map(([name]) => name));
+        for (const { file, spec } of accepted.said.values()) take(file, spec);
+        markAway(new Set(accepted.said.keys()));
+        if (was !== null || [...missed].some((name) => kept.get(name)?.away === null)) judgeAnew();
+        note(before, wereRejected);
+      } else if (doubt.reason !== was?.reason) onNote(null, doubt.reason, `${doubt.message}; nothing is detached for that.`);
+      settle();
     },
     approveMassDetach() {
-      const held = doubt !== null ? [...lastGood.keys()] : [...away].filter(([, state]) => state === "held").map(([file]) => file);
+      const held = doubt === null ? away().filter(([, one]) => one.away.held) : doubt.reason === "SpecsEmpty" ? [...kept] : [];
       if (held.length === 0) return false;
-      decide(held);
+      decide(held.map(([name]) => name));
+      doubt = doubtOf(tree);
+      settle();
       return true;
     },
     clean(domain) {
-      if (!unclean.delete(domain)) return;
+      if (!unclean.has(domain)) return;
       vanished.delete(domain);
       left.delete(domain);
-      save();
-      publish();
+      unsaved = true;
+      countUnclean();
+      settle();
     },
     unclean,
     conditions() {
-      const held = [...away].filter(([, state]) => state === "held").map(([file]) => file);
-      const bad = [...tree.files].flatMap(([, reading]) => wordsOf(reading));
+      const held = away().filter(([, one]) => one.away.held);
+      const bad = [...tree.files].flatMap(([file, reading]) => wordsOf(file, reading));
+      const files = [...new Set(held.map(([, { file }]) => file))].join(", ");
+      const more = bad.length > MAX_LINES ? [`and ${String(bad.length - MAX_LINES)} more: plugherd validate shows them`] : [];
       return [
         ...(doubt === null ? [] : [condition(doubt.reason, `${doubt.message}; the last versions stay in force.`)]),
         ...(held.length === 0
           ? []
-          : [condition("MassDetach", `${held.join(", ")} vanished; nothing is detached before \`plugherd approve mass-detach\`.`)]),
-        ...(bad.length === 0 ? [] : [condition("InvalidFile", bad.join("\n"))]),
+          : [condition("MassDetach", `${files} vanished; nothing is detached before \`plugherd approve mass-detach\`.`)]),
+        ...(bad.length === 0 ? [] : [condition("InvalidFile", [...bad.slice(0, MAX_LINES), ...more].join("\n"))]),
       ];
     },
     stop: () => alarms.stop(),
   };
 }
 
+const NOTHING: readonly DesiredDevice[] = [];
 const condition = (reason: string, message: string): Condition => ({ type: "Stalled", status: "True", reason, message });
 
-const wordsOf = (reading: FileReading): readonly string[] =>
-  reading.kind === "read"
-    ? []
-    : reading.kind === "unreadable"
-      ? [reading.message]
-      : reading.problems
-          .filter(({ severity }) => severity === "error")
-          .map(({ file, line, column, message }) => `${file}:${String(line)}:${String(column)}: ${message}`);
+const sameTarget = (a: DesiredDomain, b: DesiredDomain): boolean => JSON.stringify(a.target) === JSON.stringify(b.target);
 
-/** A bad file without a last good version: its domain is only looked at. */
-const onlyObserved = (name: string, file: string): DesiredDomain => ({
-  name,
-  labels: {},
-  target: { by: "name", name },
-  mode: "observe",
-  prune: "none",
-  controllers: [],
-  devices: [],
-  mark: { file, line: 1, column: 1 },
-  generation: "",
-  commit: null,
-});
+const isSame = (a: ForcedDomain | undefined, b: ForcedDomain): boolean =>
+  a !== undefined && a.spec === b.spec && a.standing === b.standing && a.left === b.left && a.problems.join("\n") === b.problems.join("\n");

@@ -38,9 +38,9 @@ export function wrongView(expectation: Expectation, shown: Shown): string[] {
   for (const [name, wanted] of Object.entries(expectation.conditions ?? {})) {
     const of = name === "host" ? shown.conditions : (shown.domains.find((domain) => domain.name === name)?.conditions ?? []);
     for (const [type, state] of Object.entries(wanted)) {
-      const found = of.find((condition) => condition.type === type);
-      const actual = found === undefined ? "absent" : `${found.status}/${found.reason}`;
-      if (!fits(actual, state)) wrong.push(`${name}'s condition ${type} is ${actual}, not ${state}`);
+      const found = of.filter((condition) => condition.type === type).map(({ status, reason }) => `${status}/${reason}`);
+      const actual = found.length === 0 ? ["absent"] : found;
+      if (!actual.some((one) => fits(one, state))) wrong.push(`${name}'s condition ${type} is ${actual.join(", ")}, not ${state}`);
     }
   }
   for (const reason of expectation.journal ?? []) {
