@@ -107,8 +107,8 @@ const clockTime = (time: string): string => {
 /** One line of `watch` and `demo` without a terminal: domain, device, phase, and why. */
 export const deviceLine = (claim: ClaimStatus, colour: boolean): string => {
   const reason = claim.reason === null ? "" : `/${claim.reason}`;
-  const device = claim.host === null ? "" : ` [${claim.host.busid}]`;
-  return `${shown(`${claim.domain}/${claim.name}`)}  ${paint(shown(`${claim.phase}${reason}`), phaseColour(claim.phase), colour)}${shown(device)}  ${shown(claim.message)}`;
+  const device = claim.host === null ? "" : `  [${shown(claim.host.busid)}]`;
+  return `${shown(`${claim.domain}/${claim.name}`)}  ${paint(shown(`${claim.phase}${reason}`), phaseColour(claim.phase), colour)}${device}  ${shown(claim.message)}`;
 };
 
 /** One line of `events`. */
