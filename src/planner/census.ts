@@ -11,7 +11,7 @@ import { type Authority, authorityOf } from "./domains.ts";
 import { createKeyIndex, same } from "./key-index.ts";
 import { extraSeatKey, mayHold, type Seat, seatKey } from "./seats.ts";
 import { deviceKeys, selectorKey, selectorMatches } from "./selector.ts";
-import { type Entry, entriesOf, type View } from "./view.ts";
+import { byFile, type Entry, entriesOf, type View } from "./view.ts";
 
 /** What changes have touched and is to be decided anew. */
 export type Dirt = {
@@ -79,8 +79,9 @@ export class Census implements View {
     return this.fileEntries.get(domain) ?? NO_ENTRIES;
   }
 
-  entriesFor(busid: string): Iterable<Entry> {
-    return this.matchedBy.get(busid) ?? NO_ENTRIES;
+  entriesFor(busid: string): readonly Entry[] {
+    const entries = [...(this.matchedBy.get(busid) ?? NO_ENTRIES)];
+    return entries.length < 2 ? entries : entries.sort(byFile);
   }
 
   devicesFor(entry: Entry): Iterable<string> {

@@ -112,12 +112,15 @@ function verdictFor(input: ClaimInput): Verdict | null {
           "OperatorHold",
           `held by an operator until ${untilText(hold)}; \`plugherd attach ${device.name} ${domain}\` ends it`,
         );
+  // Where nothing can move in the domain at all, who would get what is no news.
+  const idle = authority.verdict !== null;
+  const refusal = refused(input);
   const all = [
     authority.verdict === null ? null : { ...authority.verdict, message: sentence(authority.verdict.message) },
     held,
-    refused(input),
+    idle && refusal?.phase === "Conflict" ? null : refusal,
     absent(input),
-    ambiguous(input),
+    idle ? null : ambiguous(input),
     counted(input),
     ...stalled(input),
     ...(draft.owned === null ? input.waits : []),

@@ -54,8 +54,7 @@ function draftsOf(view: View, entry: Entry, match: EntryMatch, firstIndex: numbe
  * Gives each object in the domain to at most one claim: what is won first, then what sits there and is not won. The objects that nobody
  * owns are left over.
  */
-function own(view: View, drafts: readonly Draft[]): ReadonlySet<string> {
-  const owned = new Set<string>();
+function own(view: View, drafts: readonly Draft[], owned: Set<string>): void {
   for (const won of [true, false]) {
     for (const draft of drafts.filter((candidate) => candidate.won === won && candidate.device !== null)) {
       const seat = sitsIn(view, draft.entry.domain, draft.device?.busid ?? "");
@@ -64,14 +63,10 @@ function own(view: View, drafts: readonly Draft[]): ReadonlySet<string> {
       owned.add(seat.object.path);
     }
   }
-  return owned;
 }
 
-export function draftClaims(
-  view: View,
-  domain: string,
-  matchOf: (entry: Entry) => EntryMatch,
-): { readonly drafts: readonly Draft[]; readonly owned: ReadonlySet<string> } {
+/** @param owned - paths of the objects in its live domain that have an owner; what its claims own is added */
+export function draftClaims(view: View, domain: string, matchOf: (entry: Entry) => EntryMatch, owned: Set<string>): readonly Draft[] {
   const entries = view.entries(domain);
   let next = entries.length;
   const drafts = entries.flatMap((entry) => {
@@ -79,5 +74,6 @@ export function draftClaims(
     if (entry.device.count === "all") next += made.length;
     return made;
   });
-  return { drafts, owned: own(view, drafts) };
+  own(view, drafts, owned);
+  return drafts;
 }

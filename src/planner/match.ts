@@ -6,7 +6,7 @@ import { compareBusids } from "../model/busid.ts";
 import type { ClaimId } from "../model/world.ts";
 import { type Refusal, refusalOf, sitsIn } from "./refuse.ts";
 import { rootPort } from "./seats.ts";
-import type { Entry, View } from "./view.ts";
+import { byFile, type Entry, type View } from "./view.ts";
 
 export type EntryMatch = {
   /** Present devices that match, by busid. With `count: all` without hubs. */
@@ -26,7 +26,6 @@ export type EntryMatch = {
 type Draft = { readonly won: string[]; ambiguous: readonly string[]; open: boolean; readonly rivals: Map<string, readonly Entry[]> };
 
 const label = ({ domain, device }: Entry): string => `${domain}/${device.name}`;
-const byFile = (a: Entry, b: Entry): number => (a.domain === b.domain ? a.index - b.index : a.domain < b.domain ? -1 : 1);
 const byOrder = (a: Entry, b: Entry): number => b.device.priority - a.device.priority || byFile(a, b);
 const wantsAll = ({ device }: Entry): boolean => device.count === "all";
 
@@ -86,10 +85,10 @@ class Contest {
 
   /** The entry of a domain that a device in place there was put in for, as far as its port tells. */
   private homeOf(domain: string, busid: string): Entry | null {
-    const there = [...this.view.entriesFor(busid)]
+    const there = this.view
+      .entriesFor(busid)
       .filter((entry) => entry.domain === domain && this.view.holdOn(entry) === null && !this.isRefused(entry, busid))
-      .filter((entry) => this.isAtHome(entry, busid))
-      .sort(byFile);
+      .filter((entry) => this.isAtHome(entry, busid));
     return there.find(({ device }) => device.guestPort !== null) ?? there[0] ?? null;
   }
 
@@ -103,7 +102,7 @@ class Contest {
   /** Of several in place, the one that this entry should keep. */
   private best(entry: Entry, attached: readonly string[]): string | undefined {
     const score = (busid: string): number => {
-      const others = [...this.view.entriesFor(busid)].filter((other) => other.domain === entry.domain).length;
+      const others = this.view.entriesFor(busid).filter((other) => other.domain === entry.domain).length;
       const ours = sitsIn(this.view, entry.domain, busid)?.object.ours === true;
       return (this.isAtHome(entry, busid) ? 0 : 1_000_000) + others * 2 + (ours ? 0 : 1);
     };

@@ -73,10 +73,12 @@ export function staysBecause(view: View, seat: Seat, busid: string): string | nu
   }
   if (object.ours) return null;
   if (!isSure(view, seat)) return `${place}: its auto-scan object ${object.path}, attached by somebody else, may take it`;
-  const adopted = [...view.entriesFor(busid)].some(
-    (entry) =>
-      entry.domain === governor && (view.holdOn(entry) !== null || admission(view, governor, entry.device.name, busid).denial === null),
-  );
+  const adopted = view
+    .entriesFor(busid)
+    .some(
+      (entry) =>
+        entry.domain === governor && (view.holdOn(entry) !== null || admission(view, governor, entry.device.name, busid).denial === null),
+    );
   if (adopted) return null;
   const prunes = view.world.forced.get(governor)?.spec.prune === "all" && object.exact;
   return prunes ? null : `${place}, where somebody else attached it as ${object.path}`;

@@ -100,8 +100,8 @@ function place(view: View, present: LiveDomain, { name, drafts }: Drafted, orpha
 
 export function planSite(view: View, site: Site, { matchOf, winnerOf }: Decided): SitePlan {
   const present = site.live === null ? null : (view.world.domains.get(site.live) ?? null);
-  const drafted = site.names.map((name) => ({ name, ...draftClaims(view, name, matchOf) }));
-  const owned = new Set(drafted.flatMap((one) => [...one.owned]));
+  const owned = new Set<string>();
+  const drafted = site.names.map((name) => ({ name, drafts: draftClaims(view, name, matchOf, owned) }));
   const orphans = (present?.objects ?? [])
     .filter(({ path }) => !owned.has(path))
     .map((object) => planOrphan(view, { live: present?.key ?? "", object }, winnerOf));

@@ -28,6 +28,9 @@ export const entriesOf = (domain: string, devices: readonly DesiredDevice[]): re
     selectors: device.kind.type === "usb" ? device.kind.selectors : [],
   }));
 
+/** By metadata.name, then by position in the file. */
+export const byFile = (a: Entry, b: Entry): number => (a.domain === b.domain ? a.index - b.index : a.domain < b.domain ? -1 : 1);
+
 export type View = {
   readonly world: World;
   /** @param domain - metadata.name of a file in force */
@@ -36,8 +39,8 @@ export type View = {
   governors(live: DomainKey): readonly string[];
   /** Entries in force of a file; none of one that vanished. */
   entries(domain: string): readonly Entry[];
-  /** Entries of all files that match a present device. */
-  entriesFor(busid: string): Iterable<Entry>;
+  /** Entries of all files that match a present device, by file and position. */
+  entriesFor(busid: string): readonly Entry[];
   /** Present devices that an entry matches. */
   devicesFor(entry: Entry): Iterable<string>;
   device(busid: string): HostDevice;
