@@ -48,7 +48,7 @@ export async function createApp(
 ): Promise<App> {
   const { log, clock = systemClock, random = Math.random } = deps;
   const timings: Timings = { ...defaultTimings, ...config.timings };
-  const store = createStateStore({ dir: config.state, clock, log });
+  const store = createStateStore({ dir: config.state, log });
   const loaded = await store.load();
   if (!loaded.ok)
     log.error("what was remembered could not be read: no last good files, no operator overrides", { reason: loaded.error.message });

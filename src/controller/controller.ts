@@ -196,7 +196,7 @@ export function createController(contracts: Contracts, options: ControllerOption
         clock,
         timings,
         intentions,
-        attached: (domain) => attachedIn(book, reconciler, domain),
+        attached: (domain) => (awaited.size > 0 ? null : attachedIn(book, reconciler, domain)),
         onChange: (changes) => {
           bring(null, changes, because("file"));
           book.conditions();

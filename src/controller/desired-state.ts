@@ -93,19 +93,33 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
     return reason === null ? null : { reason, message: DOUBTS[reason] };
   };
 
+  const leave = (name: string, devices: readonly DesiredDevice[]): void => {
+    if (devices.length > 0) left.set(name, devices);
+    else left.delete(name);
+  };
+
   const take = (file: string, spec: DesiredDomain): void => {
     const { name } = spec;
     const before = kept.get(name);
     if (before?.spec === spec && before.file === file && before.away === null) return;
     unsaved = true;
-    const remains = leftAfter(before?.spec ?? vanished.get(name), spec, left.get(name) ?? []);
-    if (remains.length > 0) left.set(name, remains);
-    else left.delete(name);
+    leave(name, leftAfter(before?.spec ?? vanished.get(name), spec, left.get(name) ?? []));
     vanished.delete(name);
-    // Whoever spoke for this domain under another name, and is gone, has been followed by this one.
-    for (const [other, one] of kept) if (other !== name && one.away !== null && sameTarget(one.spec, spec)) kept.delete(other);
-    for (const [other, one] of vanished) if (sameTarget(one, spec)) vanished.delete(other);
     kept.set(name, { file, spec, away: null });
+    countUnclean();
+  };
+
+  /** Who spoke for a domain under another name and is gone has been followed by whoever speaks for it now: that is a rename. */
+  const follow = (said: Iterable<DesiredDomain>): void => {
+    const byTarget = new Map([...said].map((spec) => [targetOf(spec), spec]));
+    const gone = [...away().map(([, { spec }]) => spec), ...vanished.values()];
+    for (const spec of gone) {
+      const follower = byTarget.get(targetOf(spec));
+      if (follower === undefined || follower.name === spec.name) continue;
+      leave(follower.name, leftAfter(spec, follower, [...(left.get(spec.name) ?? []), ...(left.get(follower.name) ?? [])]));
+      for (const map of [kept, vanished, left]) map.delete(spec.name);
+      unsaved = true;
+    }
     countUnclean();
   };
 
@@ -141,7 +155,10 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
 
   const schedule = (): void => {
     const waiting = doubt !== null ? [] : away().filter(([, one]) => !one.away.held);
-    if (waiting.length === 0) return alarms.clear("vanish");
+    if (waiting.length === 0) {
+      alarms.clear("vanish");
+      return;
+    }
     const due = Math.min(...waiting.map(([, one]) => one.away.since)) + timings.vanishMs;
     alarms.set("vanish", Math.max(0, due - clock.now()), decideDue);
   };
@@ -250,6 +267,7 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
         const missed = new Set(away().map(([name]) => name));
         for (const { file, spec } of accepted.said.values()) take(file, spec);
         markAway(new Set(accepted.said.keys()));
+        follow([...accepted.said.values()].map(({ spec }) => spec));
         if (was !== null || [...missed].some((name) => kept.get(name)?.away === null)) judgeAnew();
         note(before, wereRejected);
       } else if (doubt.reason !== was?.reason) onNote(null, doubt.reason, `${doubt.message}; nothing is detached for that.`);
@@ -292,7 +310,7 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
 const NOTHING: readonly DesiredDevice[] = [];
 const condition = (reason: string, message: string): Condition => ({ type: "Stalled", status: "True", reason, message });
 
-const sameTarget = (a: DesiredDomain, b: DesiredDomain): boolean => JSON.stringify(a.target) === JSON.stringify(b.target);
+const targetOf = ({ target }: DesiredDomain): string => JSON.stringify(target);
 
 const isSame = (a: ForcedDomain | undefined, b: ForcedDomain): boolean =>
   a !== undefined && a.spec === b.spec && a.standing === b.standing && a.left === b.left && a.problems.join("\n") === b.problems.join("\n");
