@@ -8,7 +8,7 @@ import type { DesiredDomain, Problem } from "../model/desired.ts";
 import type { DomainKey } from "../model/domain.ts";
 import type { HostDevice } from "../model/hostdev.ts";
 import type { Intentions } from "../model/intentions.ts";
-import type { HostPolicy, PolicyState } from "../model/policy.ts";
+import { openPolicy, type PolicyState } from "../model/policy.ts";
 import type { Cause } from "../model/status.ts";
 import type { Timings } from "../model/timings.ts";
 import type { WorldChange } from "../model/world.ts";
@@ -173,8 +173,9 @@ export function createController(contracts: Contracts, options: ControllerOption
 
   const onPolicy = (policy: PolicyState): void => {
     bring("policy", [{ kind: "policy", policy }], because("policy"));
-    const valid: HostPolicy | null = policy.kind === "valid" ? policy.policy : null;
-    if (valid !== null && policy.problems.length === 0) keep({ lastGoodPolicy: valid });
+    // Having no file is no version: a bad one that appears later finds nothing to fall back on.
+    if (policy.kind === "valid" && policy.problems.length === 0)
+      keep({ lastGoodPolicy: policy.policy === openPolicy ? null : policy.policy });
     for (const problem of policy.problems)
       book.note({ domain: null, device: null, kind: "policy", reason: "InvalidPolicy", message: problem });
     book.conditions();
