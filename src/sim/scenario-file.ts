@@ -30,6 +30,8 @@ export type Given = NonNullable<ReturnType<typeof given>>;
 export type Expectation = NonNullable<ReturnType<typeof expectation>>;
 /** What a person or their tools tell the daemon. */
 export type Operation = NonNullable<ReturnType<typeof operation>>;
+/** What goes wrong with the next commands of a monitor. */
+export type Fault = NonNullable<ReturnType<typeof fault>>;
 
 type Verbs = typeof verbs;
 export type VerbName = keyof Verbs | "repeat";
@@ -122,6 +124,11 @@ const operation = record(
   { verb: oneOf("pause", "resume", "detach", "attach", "retry", "approve", "approve-mass-detach") },
   { ...entry, release: flag, reason: text },
 );
+const commandName = oneOf("device_add", "device_del", "qom-list", "qom-get", "query-status", "*");
+const fault = record(
+  { domain: text, command: commandName, how: oneOf("cut-before", "cut-after", "swallow", "garble", "delay") },
+  { times: count, delayMs: count },
+);
 const inDomain = record({ domain: text, busid }, {});
 
 const verbs = {
@@ -148,6 +155,7 @@ const verbs = {
   unsilence: text,
   cut: text,
   refuse: record({ domain: text, command: oneOf("device_add", "device_del"), times: count }, { message: text }),
+  fault,
   leaveDuring: inDomain,
   detachByHand: inDomain,
   attachByHand: record({ domain: text, busid }, { id: text }),

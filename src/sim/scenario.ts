@@ -1,5 +1,6 @@
 /** Plays a scenario on a simulated host: the world's verbs itself, the rest through the one who watches (a test, the demo, the benchmark). */
-import { type Expectation, type Operation, readScenarios, type Scenario, type Step } from "./scenario-file.ts";
+import type { FakeQemu } from "./qmp-server.ts";
+import { type Expectation, type Fault, type Operation, readScenarios, type Scenario, type Step } from "./scenario-file.ts";
 import { createSimHost, type SimHost, type SimHostOptions } from "./world.ts";
 
 export type { Expectation, Operation, Scenario };
@@ -15,6 +16,8 @@ export type Stage = {
   daemon(what: "restart" | "stop" | "start"): Promise<void>;
   /** The scenario's clock is to stand here (ms from its start) before the next step. */
   reach(atMs: number): Promise<void>;
+  /** The world does not allow a step as it is now (somebody meddled). Left out: that ends the scenario. */
+  missed?(where: string, why: string): void;
 };
 
 /** The world of a scenario as it is before the daemon starts. */
@@ -27,9 +30,31 @@ export async function playScenario(steps: readonly Step[], host: SimHost, stage:
     if (step.atMs !== null) await stage.reach(step.atMs);
     if (signal?.aborted === true) return;
     if (step.say !== null) stage.note(step.say);
-    await play(step, host, stage, signal);
+    try {
+      await play(step, host, stage, signal);
+    } catch (cause) {
+      if (stage.missed === undefined) throw cause;
+      stage.missed(step.where, cause instanceof Error ? cause.message : String(cause));
+    }
   }
 }
+
+/** Brings the world back to what a scenario began with, where it is not so: for one that is played again and again. */
+export async function restoreHost(host: SimHost, { given }: Scenario): Promise<void> {
+  const wanted = new Set((given.host ?? []).map(({ busid }) => busid));
+  for (const busid of host.plugged()) if (!wanted.has(busid) && host.plugged().includes(busid)) host.unplug(busid);
+  for (const spec of given.host ?? []) if (!host.plugged().includes(spec.busid)) host.plug(spec);
+  for (const spec of given.domains ?? []) {
+    if (!host.domainNames().includes(spec.name)) await host.startDomain(spec);
+    host.qemu(spec.name).faults.clear();
+    host.releaseMonitor(spec.name);
+  }
+}
+
+const faultOf = ({ how, delayMs = 0 }: Fault): Parameters<FakeQemu["faults"]["next"]>[1] => {
+  if (how === "cut-before" || how === "cut-after") return { drop: how === "cut-before" ? "before" : "after" };
+  return how === "swallow" ? { swallow: true } : how === "garble" ? { garble: true } : { delayMs };
+};
 
 async function play(step: Step, host: SimHost, stage: Stage, signal: AbortSignal | undefined): Promise<void> {
   switch (step.verb) {
@@ -90,6 +115,8 @@ async function play(step: Step, host: SimHost, stage: Stage, signal: AbortSignal
       return host.qemu(step.value).disconnect();
     case "refuse":
       return host.qemu(step.value.domain).faults.refuse(step.value.command, step.value.message ?? "refused", step.value.times);
+    case "fault":
+      return host.qemu(step.value.domain).faults.next(step.value.command, faultOf(step.value), step.value.times ?? 1);
     case "leaveDuring":
       return host.leaveDuring(step.value.domain, step.value.busid);
     case "detachByHand":

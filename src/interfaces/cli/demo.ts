@@ -7,7 +7,16 @@ import type { App } from "../../app.ts";
 import type { OperatorRequest } from "../../controller/view.ts";
 import { err, ok, type Result } from "../../model/result.ts";
 import { wrongView } from "../../sim/expectation.ts";
-import { type Expectation, hostOf, type Operation, playScenario, readScenarios, type Scenario, type Stage } from "../../sim/scenario.ts";
+import {
+  type Expectation,
+  hostOf,
+  type Operation,
+  playScenario,
+  readScenarios,
+  restoreHost,
+  type Scenario,
+  type Stage,
+} from "../../sim/scenario.ts";
 import { noFilters } from "../filters.ts";
 import { specsDir } from "../http/schema.ts";
 import { createApi } from "./client.ts";
@@ -21,8 +30,8 @@ import { type Format, paint, shown } from "./render.ts";
 type Options = { readonly api?: string; readonly speed: number; readonly once?: true; readonly output: Format; readonly debug?: true };
 
 const SCENARIO = "scenarios/demo-hour.yaml";
-/** The scripted hour takes a minute. */
-const DEFAULT_SPEED = 60;
+/** The scripted hour takes a minute and a half. */
+const DEFAULT_SPEED = 40;
 /** What a step leads to is waited for so long at most, so that it is seen before the next one. */
 const PATIENCE_MS = 4_000;
 const LOOK_MS = 10;
@@ -67,6 +76,8 @@ function stageOf(app: App, speed: number, signal: AbortSignal, tell: (text: stri
       }
     },
     note: tell,
+    // A viewer who meddles through the API does not end the show.
+    missed: () => undefined,
     async operate(operation) {
       await app.view.operate(requestOf(operation));
     },
@@ -116,8 +127,11 @@ async function runDemo({ io, createApp, version }: Context, options: Options): P
         stop.signal,
       );
       const playing = (async () => {
-        do await playScenario(scenario.value.steps, host, stageOf(started.value.app, options.speed, stop.signal, say), stop.signal);
-        while (!stop.signal.aborted && options.once !== true);
+        for (;;) {
+          await playScenario(scenario.value.steps, host, stageOf(started.value.app, options.speed, stop.signal, say), stop.signal);
+          if (stop.signal.aborted || options.once === true) break;
+          await restoreHost(host, scenario.value);
+        }
         stop.abort();
       })();
       const [shownAll] = await Promise.all([showing, playing]);
@@ -134,7 +148,7 @@ async function runDemo({ io, createApp, version }: Context, options: Options): P
 export function addDemo(program: Command, context: Context): void {
   program
     .command("demo")
-    .description("run the daemon on a simulated host and watch an hour of plugging, squeezed into a minute, over and over")
+    .description("run the daemon on a simulated host and watch an hour of plugging, squeezed into a minute and a half, over and over")
     .addOption(new Option("--api <path>", "the live API's socket; default: a temporary one, which is printed"))
     .addOption(new Option("-o, --output <format>", "how to print").choices(["table", "json"]).default("table"))
     .option("--speed <factor>", "how much faster than the clock", wholeNumber(1, 10_000), DEFAULT_SPEED)
