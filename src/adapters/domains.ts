@@ -30,6 +30,8 @@ export type QemuDomains = Domains & {
 /** Domains that are listed at one time: as they appear, and in an audit. */
 const LISTINGS = 64;
 const AUDITS = 8;
+/** Monitors that are connected to in one turn of the event loop. */
+const STARTS_A_TURN = 16;
 
 const GONE: ActionError = transient("DomainGone", "This life of the domain is over.");
 
@@ -77,7 +79,14 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
   const watchSockets = (emit: (change: DomainChange) => void): { audit(): Promise<void>; close(): void } => {
     const peers = new Map<string, MonitorPeer>();
     const all = new Set<MonitorPeer>();
-    const firsts = new Set<MonitorPeer>();
+    /** Sockets of the start that have not answered yet. */
+    const firsts = new Set<string>();
+    /** Not all in one turn of the event loop: a directory of a thousand sockets is told at once. */
+    const starting: (() => void)[] = [];
+    const startSome = (): void => {
+      for (const start of starting.splice(0, STARTS_A_TURN)) start();
+      if (starting.length > 0) setImmediate(startSome);
+    };
     let filesKnown = false;
     let readyTold = false;
     const tellReady = (): void => {
@@ -87,6 +96,9 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
     };
     const open = (path: string): void => {
       const name = socketName(path);
+      const first = (): void => {
+        if (firsts.delete(path)) tellReady();
+      };
       const peer: MonitorPeer = createMonitorPeer(
         {
           path,
@@ -94,16 +106,19 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
           nextKey: () => nextKey(name),
           emit,
           onLife,
-          onFirst: () => {
-            if (firsts.delete(peer)) tellReady();
+          onFirst: first,
+          onEnd: () => {
+            all.delete(peer);
+            first();
           },
-          onEnd: () => all.delete(peer),
         },
         deps,
       );
       peers.set(path, peer);
       all.add(peer);
-      if (!readyTold) firsts.add(peer);
+      if (!readyTold) firsts.add(path);
+      starting.push(() => peer.start());
+      if (starting.length === 1) setImmediate(startSome);
     };
     const appeared = async (path: string): Promise<void> => {
       const peer = peers.get(path);

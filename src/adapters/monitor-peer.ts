@@ -9,6 +9,8 @@ import { createQemuDomain, type QemuDomain, type QemuDomainDeps, UNSEEN } from "
 import { CLOSED_SILENT, openQmp } from "./qmp-client.ts";
 
 export type MonitorPeer = {
+  /** Once. */
+  start(): void;
   /** Something may be new here: try now. */
   kick(): void;
   /** Whether it is connected to a socket that is no longer the one in this place. */
@@ -120,9 +122,9 @@ export function createMonitorPeer(
     if (!stop.signal.aborted) forget();
     onEnd();
   };
-  void run();
 
   return {
+    start: () => void run(),
     kick() {
       failures = 0;
       kicked = true;

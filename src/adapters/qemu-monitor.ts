@@ -22,7 +22,7 @@ import {
   peripheralPath,
   portsFromQtree,
   type RawController,
-  USB_HOST_PROPERTIES,
+  propertiesToRead,
 } from "../protocol/qom-usb.ts";
 import type { QmpSession } from "./qmp-client.ts";
 import { type Answer, all, NOTHING, type Properties, qomGet, qomList, type Read, readProperties } from "./qom-read.ts";
@@ -81,7 +81,7 @@ const PCI_BRIDGE = /^(pcie-pci-bridge|pci-bridge|i82801b11-bridge)$/;
 
 type Found = { readonly path: string; readonly driver: string };
 
-/** The whole domain: five round trips, one more where a device was added without `port=`. */
+/** The whole domain: six round trips, one more where a device was added without `port=`. */
 export async function readListing(session: QmpSession): Read<Listing> {
   const first = await all([
     session.execute("query-status"),
@@ -198,7 +198,7 @@ type Child = {
   readonly properties: Properties;
 };
 
-/** Everything on every USB bus: what is usb-host, and which ports are taken. Asked through the bus's links, so no path is needed first. */
+/** Everything on every USB bus: what is usb-host, and which ports are taken. Two round trips. */
 async function readChildren(
   session: QmpSession,
   controllers: readonly BareController[],
@@ -207,22 +207,22 @@ async function readChildren(
   const asked = controllers.flatMap(({ path, bus }, i) =>
     (inside[i] ?? []).map(({ link, driver }) => ({ i, driver, on: `${path}/${bus}`, link })),
   );
-  const [paths, values] = await Promise.all([
-    all(asked.map(({ on, link }) => qomGet(session, on, link))),
-    readProperties(
-      session,
-      asked.map(({ on, link, driver }) => ({ path: `${on}/${link}`, names: driver === "usb-host" ? USB_HOST_PROPERTIES : PORT_ONLY })),
-    ),
-  ]);
+  const paths = await all(asked.map(({ on, link }) => qomGet(session, on, link)));
   if (!paths.ok) return paths;
+  // One that is not there any more was removed between two rounds.
+  const there = asked.flatMap((one, k) => {
+    const path = paths.value[k];
+    return typeof path === "string" && path.length <= 512 ? [{ ...one, path }] : [];
+  });
+  const values = await readProperties(
+    session,
+    there.map(({ path, driver }) => ({ path, names: driver === "usb-host" ? propertiesToRead(path) : PORT_ONLY })),
+  );
   if (!values.ok) return values;
   const children: Child[][] = controllers.map(() => []);
-  asked.forEach(({ i, driver }, k) => {
-    const path = paths.value[k];
+  there.forEach(({ i, driver, path }, k) => {
     const properties = values.value[k] ?? {};
-    // One that is not there any more was removed between two rounds.
-    if (typeof path === "string" && path.length <= 512)
-      children[i]?.push({ path, driver, port: requested(properties["port"]), properties });
+    children[i]?.push({ path, driver, port: requested(properties["port"]), properties });
   });
   const ports = await readPorts(session, controllers, children);
   if (!ports.ok) return ports;
@@ -265,11 +265,12 @@ async function readPorts(
 /** One object after an action of ours, written at once. null: not there. */
 export async function readObject(session: QmpSession, id: string): Read<LiveObject | null> {
   const path = peripheralPath(id);
-  const answers = await all(["parent_bus", ...USB_HOST_PROPERTIES].map((name) => qomGet(session, path, name)));
+  const names = propertiesToRead(path);
+  const answers = await all(["parent_bus", ...names].map((name) => qomGet(session, path, name)));
   if (!answers.ok) return answers;
   const [bus, ...values] = answers.value;
   if (typeof bus !== "string") return ok(null);
-  const properties = Object.fromEntries(USB_HOST_PROPERTIES.map((name, i) => [name, values[i]]));
+  const properties = Object.fromEntries(names.map((name, i) => [name, values[i]]));
   return ok(liveObject(path, bus.slice(bus.lastIndexOf("/") + 1), requested(properties["port"]) ?? "", properties));
 }
 

@@ -58,7 +58,7 @@ export type SocketUser = {
 };
 
 export type OpenSocket = {
-  /** Goes to the kernel at once when nothing is queued before it. A socket that is closed takes it and does nothing. */
+  /** Goes to the kernel, with all else that is written now, before any other event is handled. A socket that is closed takes it and does nothing. */
   write(text: string): void;
   /** Idempotent; the first reason stands. */
   close(reason: string): void;
@@ -84,9 +84,19 @@ export function takeSocket(socket: Socket, user: SocketUser, maxQueuedBytes = 10
   socket.on("close", () => end("the connection was closed"));
   socket.resume(); // a server may hand it over paused
   if (socket.destroyed) queueMicrotask(() => end("the connection was closed")); // before it was taken over
+  let corked = false;
   return {
     write(text) {
       if (!open) return;
+      if (!corked) {
+        // A round of commands that is written in one go costs one system call.
+        corked = true;
+        socket.cork();
+        process.nextTick(() => {
+          corked = false;
+          socket.uncork();
+        });
+      }
       socket.write(text);
       if (socket.writableLength > maxQueuedBytes) end(`the peer does not read: ${String(socket.writableLength)} bytes wait for it`);
     },

@@ -125,26 +125,37 @@ export function rootPort(port: string): number | null {
 }
 
 /** Properties of a usb-host object that matter, in the order in which they are asked for. Zero or "" is: not given. */
-export const USB_HOST_PROPERTIES = ["hostbus", "hostaddr", "hostport", "vendorid", "productid", "hostdevice", "attached", "port"] as const;
+const USB_HOST_PROPERTIES = ["hostbus", "hostaddr", "hostport", "vendorid", "productid", "hostdevice", "attached", "port"] as const;
+/** Enough for an object of ours: it was made in exact mode, by bus and address. */
+const OWN_PROPERTIES = ["hostbus", "hostaddr", "attached", "port"] as const;
+export const propertiesToRead = (path: string): readonly (typeof USB_HOST_PROPERTIES)[number][] => {
+  const id = idOf(path);
+  return id !== null && parseDeviceId(id) !== null ? OWN_PROPERTIES : USB_HOST_PROPERTIES;
+};
 export type UsbHostProperties = Readonly<Partial<Record<(typeof USB_HOST_PROPERTIES)[number], unknown>>>;
 
 /**
  * @param port - where it really sits; `properties.port` says only what was asked for
+ * An object of ours is shown by bus and address alone, also where a hostdevice was given beside them.
  * Exact mode: bus and address and nothing else to look for, or a hostdevice (QEMU hw/usb/host-libusb.c, usb_host_realize).
  */
 export function liveObject(path: string, bus: string, port: string, properties: UsbHostProperties): LiveObject {
-  const filter: HostFilter = {
-    bus: positive(properties.hostbus),
-    address: positive(properties.hostaddr),
-    hostport: text(properties.hostport),
-    vendor: hex4(properties.vendorid),
-    product: hex4(properties.productid),
-    hostdevice: text(properties.hostdevice),
-  };
-  const byAddress = filter.bus !== null && filter.address !== null;
+  const hostbus = positive(properties.hostbus);
+  const address = positive(properties.hostaddr);
   const id = idOf(path);
   const own = id === null ? null : parseDeviceId(id);
-  const ours = own !== null && own.bus === filter.bus && own.address === filter.address;
+  const ours = own !== null && own.bus === hostbus && own.address === address;
+  const filter: HostFilter = ours
+    ? { ...NO_FILTER, bus: hostbus, address }
+    : {
+        bus: hostbus,
+        address,
+        hostport: text(properties.hostport),
+        vendor: hex4(properties.vendorid),
+        product: hex4(properties.productid),
+        hostdevice: text(properties.hostdevice),
+      };
+  const byAddress = hostbus !== null && address !== null;
   return {
     path,
     id,
@@ -157,6 +168,7 @@ export function liveObject(path: string, bus: string, port: string, properties: 
     attached: properties.attached === true,
   };
 }
+const NO_FILTER: HostFilter = { bus: null, address: null, hostport: null, vendor: null, product: null, hostdevice: null };
 
 const PERIPHERAL = "/machine/peripheral/";
 export const peripheralPath = (id: string): string => `${PERIPHERAL}${id}`;
