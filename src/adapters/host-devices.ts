@@ -106,14 +106,18 @@ export function createHostDevices(
     const found = texts === null ? null : parseDevice(plain, texts);
     // The node comes after the attributes: without one, too, a device is given its time.
     if (found !== null && (last || (found.settled && node !== null) || isNoWorse(was, found.device))) {
-      if (!found.settled) locked.drop(busid);
+      if (!found.settled) locked.refresh(busid);
       report(found.device, node);
       return;
     }
     if (was !== undefined && (at === null || addressOf(at) !== addressOf(was) || plain.inode !== was.inode)) forget(busid);
-    else if (texts !== null) locked.drop(busid);
-    if (last) settling.end(busid);
-    else settling.again(busid, () => look(busid));
+    else if (texts !== null) locked.refresh(busid);
+    if (!last) {
+      settling.again(busid, () => look(busid));
+      return;
+    }
+    settling.end(busid);
+    forget(busid); // without ids it is nothing that can be told
   };
 
   const lookAtNode = (bus: number, address: number): void => {

@@ -9,7 +9,9 @@ import type { Found, SysfsReader } from "./sysfs-reader.ts";
 export type LockedReads = {
   /** `last`: what can be had without the lock, if nothing else is there yet. null: an answer is on its way, `onAnswer` tells. */
   get(place: Found, instance: string, last: boolean): LockedReading | null;
-  /** Forgets what was read: the device left, or it was not all there yet. */
+  /** It was not all there yet: the next call reads again. */
+  refresh(busid: string): void;
+  /** Forgets what was read: the device left. */
   drop(busid: string): void;
   close(): void;
 };
@@ -19,7 +21,7 @@ const READERS = 2;
 
 /** Where sysfs is not the kernel's own nobody waits, and everything is read at once and afresh. */
 export function createLockedReads(reader: SysfsReader, onAnswer: (busid: string) => void): LockedReads {
-  const answers = new Map<string, { readonly instance: string; readonly reading: LockedReading }>();
+  const answers = new Map<string, { readonly instance: string; readonly reading: LockedReading; fresh: boolean }>();
   const queue = new Map<string, { readonly place: Found; readonly instance: string }>();
   const reading = new Set<string>();
   let closed = false;
@@ -35,7 +37,7 @@ export function createLockedReads(reader: SysfsReader, onAnswer: (busid: string)
         if (closed) return;
         // It counts for the enumeration that was asked about, if that is still the one.
         if (reader.instance(place) === instance) {
-          answers.set(busid, { instance, reading: answer });
+          answers.set(busid, { instance, reading: answer, fresh: true });
           queue.delete(busid);
         }
         onAnswer(busid);
@@ -48,10 +50,15 @@ export function createLockedReads(reader: SysfsReader, onAnswer: (busid: string)
     get: (place, instance, last) => {
       if (!reader.mayWait) return reader.locked(place);
       const have = answers.get(place.busid);
-      if (have?.instance === instance) return have.reading;
+      const same = have?.instance === instance ? have : null;
+      if (same?.fresh === true) return same.reading;
       queue.set(place.busid, { place, instance });
       next();
-      return last ? reader.unlocked(place) : null;
+      return last ? (same?.reading ?? reader.unlocked(place)) : null;
+    },
+    refresh: (busid) => {
+      const have = answers.get(busid);
+      if (have !== undefined) have.fresh = false;
     },
     drop: (busid) => {
       answers.delete(busid);

@@ -66,7 +66,7 @@ export function parseDevice(plain: PlainReading, locked: LockedReading): DeviceR
   const vendor = hex4(plain.idVendor);
   const product = hex4(plain.idProduct);
   const place = parseAddress(plain);
-  if (vendor === null || product === null || place === null) return null;
+  if (vendor === null || product === null || place === null || place.bus !== plain.busid.bus) return null;
   const descriptors = locked.descriptors === null ? null : parseDescriptors(locked.descriptors);
   const interfaces = interfacesOf(locked.kernel, descriptors);
   const deviceClass = descriptors?.deviceClass ?? (locked.kernel === null ? null : classOf(locked.kernel.deviceClass));

@@ -9,7 +9,10 @@ export type Descriptors = {
   readonly deviceClass: UsbClass | null;
   /** Every interface and alternate setting that was met, in order. */
   readonly interfaces: readonly UsbClass[];
-  /** Whether these are all of them: the chain of lengths ends where the bytes end, and as many configurations were met as the device tells. */
+  /**
+   * Whether these are all of them for sure: the chain of lengths ends where the bytes end, as many configurations were met as the device tells,
+   * and each is as long as it says.
+   */
   readonly complete: boolean;
 };
 
@@ -24,25 +27,29 @@ const INTERFACE_BYTES = 9;
 const MAX_INTERFACES = 1024;
 
 /**
- * Walks the chain of descriptors by their own lengths, as the kernel and guests do, and never by `wTotalLength`: a total that lies hides nothing.
+ * Walks the chain of descriptors by their own lengths, as the kernel and guests do, and not by `wTotalLength`: a total that lies hides nothing.
  * @param bytes - the whole attribute; cut off or made up, anything is taken
  */
 export function parseDescriptors(bytes: Uint8Array): Descriptors {
   if (bytes.length < DEVICE_BYTES || bytes[1] !== DEVICE) return { deviceClass: null, interfaces: [], complete: false };
-  const deviceClass = classAt(bytes, 4);
-  const expected = bytes[17] ?? 0;
   const interfaces: UsbClass[] = [];
-  let configurations = 0;
+  /** Where each configuration should end. */
+  const ends: number[] = [];
+  let honest = true;
   let at = DEVICE_BYTES;
-  while (at < bytes.length) {
+  while (at < bytes.length && interfaces.length <= MAX_INTERFACES) {
     const length = bytes[at] ?? 0;
+    if (length < 2 || at + length > bytes.length) break;
     const type = bytes[at + 1];
-    if (length < 2 || at + length > bytes.length || interfaces.length > MAX_INTERFACES) break;
-    if (type === CONFIGURATION && length >= CONFIGURATION_BYTES) configurations += 1;
+    if (type === CONFIGURATION && length >= CONFIGURATION_BYTES) {
+      honest &&= at === (ends.at(-1) ?? DEVICE_BYTES);
+      ends.push(at + (bytes[at + 2] ?? 0) + 256 * (bytes[at + 3] ?? 0));
+    }
     if (type === INTERFACE && length >= INTERFACE_BYTES) interfaces.push(classAt(bytes, at + 5));
     at += length;
   }
-  return { deviceClass, interfaces, complete: at === bytes.length && expected > 0 && configurations >= expected };
+  const complete = honest && at === bytes.length && ends.at(-1) === at && ends.length === bytes[17];
+  return { deviceClass: classAt(bytes, 4), interfaces, complete };
 }
 
 const classAt = (bytes: Uint8Array, at: number): UsbClass => ({

@@ -3,8 +3,10 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 export type ProcFiles = {
-  /** By node name (`sdb1`), with its device number (`8:17`). */
-  mount(name: string, device: string, on: string): void;
+  /** The device number that a block node has for good, by name: `8:3`. */
+  numberOf(name: string): string;
+  /** By node name (`sdb1`). */
+  mount(name: string, on: string): void;
   swapOn(name: string): void;
   /** No longer mounted nor swapped on. */
   release(name: string): void;
@@ -14,15 +16,21 @@ export type ProcFiles = {
 };
 
 export function createProcFiles(root: string): ProcFiles {
-  const mounts = new Map<string, { device: string; on: string }>();
+  const numbers = new Map<string, string>();
+  const mounts = new Map<string, string>();
   const swaps = new Set<string>();
   const routes = new Set<string>();
   mkdirSync(join(root, "self"), { recursive: true });
   mkdirSync(join(root, "net"), { recursive: true });
 
+  const numberOf = (name: string): string => {
+    const number = numbers.get(name) ?? `8:${String(numbers.size)}`;
+    numbers.set(name, number);
+    return number;
+  };
   const writeDisks = (): void => {
     const lines = [...mounts].map(
-      ([name, { device, on }], i) => `${String(40 + i)} 24 ${device} / ${quote(on)} rw,relatime - ext4 /dev/${name} rw`,
+      ([name, on], i) => `${String(40 + i)} 24 ${numberOf(name)} / ${quote(on)} rw,relatime - ext4 /dev/${name} rw`,
     );
     writeFileSync(
       join(root, "self/mountinfo"),
@@ -44,8 +52,9 @@ export function createProcFiles(root: string): ProcFiles {
   writeRoutes();
 
   return {
-    mount: (name, device, on) => {
-      mounts.set(name, { device, on });
+    numberOf,
+    mount: (name, on) => {
+      mounts.set(name, on);
       writeDisks();
     },
     swapOn: (name) => {

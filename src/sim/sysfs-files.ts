@@ -61,15 +61,13 @@ export function createSysfsFiles(root: string, proc: ProcFiles, { detail, charNo
   const charLink = (device: Placed): string => `${sys}/dev/char/189:${String(minorOf(device))}`;
   const busLink = (name: string): string => `${sys}/bus/usb/devices/${name}`;
   const pathOfNode = (device: Placed): string => `${dev}/bus/usb/${digits(device.bus)}/${digits(device.address)}`;
-  let disks = 0;
 
   const writeDisk = (directory: string, { name, mounted, swap, holders = [] }: SimDisk): void => {
     mkdirSync(`${directory}/holders`, { recursive: true });
-    const number = `8:${String(disks++)}`;
-    writeFileSync(`${directory}/dev`, `${number}\n`);
+    writeFileSync(`${directory}/dev`, `${proc.numberOf(name)}\n`);
     for (const holder of holders) symlinkSync(`../../../${holder}`, `${directory}/holders/${holder}`);
     writeFileSync(`${dev}/${name}`, "");
-    if (mounted !== undefined) proc.mount(name, number, mounted);
+    if (mounted !== undefined) proc.mount(name, mounted);
     if (swap === true) proc.swapOn(name);
   };
   const writeChildren = (face: string, spec: SimDeviceSpec): void => {

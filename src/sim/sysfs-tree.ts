@@ -80,8 +80,8 @@ export function createSysfsTree(root: string, options: SysfsTreeOptions = {}): S
   const placed = new Map<string, Placed>();
   const closed = new Set<string>();
 
-  const busNumber = (): number => {
-    let number = 1;
+  const busNumber = (from = 1): number => {
+    let number = from;
     while (buses.has(number)) number += 1;
     return number;
   };
@@ -139,7 +139,7 @@ export function createSysfsTree(root: string, options: SysfsTreeOptions = {}): S
   };
   const addController = (spec: ControllerSpec, first = busNumber()): Controller => {
     const usb2 = addBus(spec, 480, spec.ports2, first);
-    const usb3 = spec.ports3 === 0 ? null : addBus(spec, 5000, spec.ports3, buses.has(first + 1) ? busNumber() : first + 1);
+    const usb3 = spec.ports3 === 0 ? null : addBus(spec, 5000, spec.ports3, busNumber(first + 1));
     const controller = { spec, usb2, usb3 };
     controllers.set(spec.path, controller);
     for (let port = 1; usb3 !== null && port <= spec.ports3; port += 1) {
@@ -266,7 +266,7 @@ export function createSysfsTree(root: string, options: SysfsTreeOptions = {}): S
       for (const { spec } of before) removeController(spec.path);
       const moved = new Map<string, string>();
       for (const { spec, halves } of before.reverse()) {
-        const { usb2, usb3 } = addController(spec, busNumber() + 1);
+        const { usb2, usb3 } = addController(spec, busNumber(2));
         halves.forEach((devices, i) => {
           for (const device of devices) {
             const bus = i === 0 ? usb2 : usb3;
