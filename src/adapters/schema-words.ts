@@ -92,29 +92,34 @@ const entriesOf = (map: Readonly<Record<string, unknown>>): string =>
     .map(([key, value]) => `${key}: ${flow(value)}`)
     .join(", ");
 
+/** A scalar as text; a list or a mapping, whose own toString may be anything: nothing. */
+const plain = (value: unknown): string => (typeof value === "object" ? "" : String(value));
+
 /** What people who come from other tools write, and what it is here. */
-const SYNONYMS: Readonly<Record<string, string>> = {
-  vid: "vendor",
-  vendorid: "vendor",
-  idvendor: "vendor",
-  vendor_id: "vendor",
-  pid: "product",
-  productid: "product",
-  idproduct: "product",
-  product_id: "product",
-  hostbus: "bus",
-  hostaddr: "address",
-  hostport: "port",
-  busid: "port",
-  class: "anyInterface",
-  depends: "after",
-  dependson: "after",
-  hostdev: "usb",
-};
+const SYNONYMS: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    vid: "vendor",
+    vendorid: "vendor",
+    idvendor: "vendor",
+    vendor_id: "vendor",
+    pid: "product",
+    productid: "product",
+    idproduct: "product",
+    product_id: "product",
+    hostbus: "bus",
+    hostaddr: "address",
+    hostport: "port",
+    busid: "port",
+    class: "anyInterface",
+    depends: "after",
+    dependson: "after",
+    hostdev: "usb",
+  }),
+);
 
 function unknownKey({ instancePath, parentSchema }: ErrorObject, key: string, { homes }: Vocabulary): Finding {
   const known = Object.keys((parentSchema?.["properties"] as object | undefined) ?? {}).filter((one) => one !== "$schema");
-  const synonym = SYNONYMS[key.toLowerCase()];
+  const synonym = SYNONYMS.get(key.toLowerCase());
   const meant = synonym !== undefined && known.includes(synonym) ? synonym : nearest(key, known);
   const hint =
     meant !== null
@@ -155,7 +160,7 @@ function wrongType(error: ErrorObject, bare: string | null, words: Vocabulary): 
   const label = name.startsWith("an entry") ? "" : `${name}: `;
   const like = example === undefined ? `write ${asked === "object" ? `${label}{}` : type}` : `write ${label}${flow(example)}`;
   if (data === null || data === undefined) return `${name} is empty; ${like}${orNothing(name, words)}`;
-  const written = show(bare ?? String(data)).slice(1, -1);
+  const written = show(bare ?? plain(data)).slice(1, -1);
   if (asked === "string" && (typeof data === "number" || typeof data === "boolean")) {
     const isId = /^\d{1,3}$/.test(written) && String(parentSchema?.["pattern"]).includes("{4}$");
     const read = `${label}${written} is read as the ${typeof data} ${String(data)}`;
@@ -179,7 +184,7 @@ function notAmong(error: ErrorObject, bare: string | null, words: Vocabulary): s
   const names = allowed.map(String);
   if (data === null) return `${name} is empty; write ${either(names)}${orNothing(name, words)}`;
   const shown = bare === null ? show(data) : show(bare).slice(1, -1);
-  const same = allowed.find((one) => typeof one !== typeof data && String(one) === String(data));
+  const same = allowed.find((one) => typeof one !== typeof data && String(one) === plain(data));
   if (same !== undefined) return `${name}: ${shown} is ${typeof data === "string" ? "text" : "no text"}; write ${flow(same)} instead`;
   const near = typeof data === "string" && names.length > 1 ? nearest(data, names) : null;
   return `${name}: ${shown} is not known; ${near === null ? `write ${either(names)}` : `did you mean ${near}? (${either(names)})`}`;

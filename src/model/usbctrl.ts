@@ -91,7 +91,10 @@ const PV_MODELS: Readonly<Record<string, ControllerModel>> = {
 };
 
 /** @returns the model that a file's `model:` names, by QEMU's or libvirt's name; undefined: nobody knows it */
-export const controllerModel = (name: string): ControllerModel | undefined => MODELS[ALIASES[name] ?? name] ?? PV_MODELS[name];
+export const controllerModel = (name: string): ControllerModel | undefined => {
+  const own = <T>(table: Readonly<Record<string, T>>, key: string): T | undefined => (Object.hasOwn(table, key) ? table[key] : undefined);
+  return own(MODELS, own(ALIASES, name) ?? name) ?? own(PV_MODELS, name);
+};
 
 /** Every name that `model:` takes, for did-you-mean. */
 export const controllerModelNames: readonly string[] = [...Object.keys(MODELS), ...Object.keys(ALIASES), ...Object.keys(PV_MODELS)];
