@@ -156,7 +156,7 @@ describe("which device", () => {
   test("several match and pick is none: Ambiguous lists them and attaches nothing", () => {
     const planner = plan({ host: twins, files: [spec("win10", [entry("a", VENDOR)])], domains: [served("win10")] });
     expect(of(planner, "win10/a")).toBe("Ambiguous/SeveralMatch -> nowhere");
-    expect(message(planner, "win10/a")).toContain("1-1, 1-2");
+    expect(message(planner, "win10/a")).toContain("1-1 serial S1-1, 1-2 serial S1-2");
   });
   test("pick: lowestPort counts ports as numbers", () => {
     const parts = {

@@ -22,7 +22,7 @@ export type UsbSelector = {
   readonly serial: string | null;
   /** A busid (`1-1.4`) or an anchored port (`pci-0000:00:14.0/1.4`). */
   readonly port: string | null;
-  /** Everything behind this hub port, either form; the port itself included when no hub sits in it. */
+  /** Everything behind the hub in this port, either form; what sits in the port itself, and hubs, left out. */
   readonly under: string | null;
   readonly anyInterface: ClassPattern | null;
   readonly allInterfaces: ClassPattern | null;

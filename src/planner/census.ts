@@ -57,7 +57,9 @@ export class Census implements View {
   private readonly namesByTarget = createKeyIndex<string>();
   private readonly authorities = new Map<string, Authority>();
   private readonly holds = new Map<string, Hold>();
+  /** Answers that hold until the next change. */
   private readonly seatCache = new Map<string, readonly Seat[]>();
+  private readonly entryCache = new Map<string, readonly Entry[]>();
   private readonly dirt: Dirt = { devices: new Set(), entries: new Set(), names: new Set(), lives: new Set() };
 
   // ---- what deciding sees
@@ -80,8 +82,11 @@ export class Census implements View {
   }
 
   entriesFor(busid: string): readonly Entry[] {
-    const entries = [...(this.matchedBy.get(busid) ?? NO_ENTRIES)];
-    return entries.length < 2 ? entries : entries.sort(byFile);
+    const known = this.entryCache.get(busid);
+    if (known !== undefined) return known;
+    const entries = [...(this.matchedBy.get(busid) ?? NO_ENTRIES)].sort(byFile);
+    this.entryCache.set(busid, entries);
+    return entries;
   }
 
   devicesFor(entry: Entry): Iterable<string> {
@@ -125,7 +130,7 @@ export class Census implements View {
   }
 
   apply(change: WorldChange): void {
-    this.seatCache.clear();
+    this.forgetAnswers();
     if (change.kind === "host") this.changeHost(change.busid, change.device);
     else if (change.kind === "live") this.changeLive(change.key, change.domain);
     else if (change.kind === "forced") this.changeForced(change.name, change.domain);
@@ -138,6 +143,12 @@ export class Census implements View {
       insert(this.facts, change.claim, change.facts);
       this.dirt.names.add(change.claim.slice(0, change.claim.indexOf("/")));
     }
+    this.forgetAnswers();
+  }
+
+  private forgetAnswers(): void {
+    this.seatCache.clear();
+    this.entryCache.clear();
   }
 
   private changeHost(busid: string, device: HostDevice | null): void {
@@ -146,7 +157,7 @@ export class Census implements View {
     if (before !== undefined) {
       this.touchSeats(busid);
       for (const key of [...deviceKeys(before), extraSeatKey(before)]) this.deviceIndex.remove(key, busid);
-      for (const entry of this.entriesFor(busid)) {
+      for (const entry of this.matchedBy.get(busid) ?? NO_ENTRIES) {
         this.matches.get(entry)?.delete(busid);
         this.dirt.entries.add(entry);
       }
@@ -305,7 +316,7 @@ export class Census implements View {
     }
     if (seats.length === 0) this.liveSeats.delete(key);
     else this.liveSeats.set(key, seats);
-    this.seatCache.clear();
+    this.forgetAnswers();
   }
 
   private changePolicy(policy: World["policy"]): void {

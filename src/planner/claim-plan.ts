@@ -10,6 +10,8 @@ import type { Placement } from "./place.ts";
 import { untilText } from "./refuse.ts";
 import { attachedAt } from "./seats.ts";
 
+const SHOWN_CANDIDATES = 8;
+
 export type ClaimInput = {
   readonly draft: Draft;
   readonly authority: Authority;
@@ -58,9 +60,12 @@ function absent({ draft, facts }: ClaimInput): Verdict | null {
 }
 
 function ambiguous({ draft }: ClaimInput): Verdict | null {
-  const { ambiguous: candidates } = draft.match;
+  const { candidates } = draft;
   if (candidates.length === 0) return null;
-  const list = candidates.join(", ");
+  const shown = candidates
+    .slice(0, SHOWN_CANDIDATES)
+    .map(({ busid, serial }) => `${busid}${serial === null ? "" : ` serial ${printable(serial)}`}`);
+  const list = [...shown, ...(candidates.length > shown.length ? ["…"] : [])].join(", ");
   const hint = "add `serial` or `port`, or say `pick: lowestPort` or `count: all`";
   return verdictOf("Ambiguous", "SeveralMatch", `${String(candidates.length)} devices match ${draft.entry.device.name} (${list}); ${hint}`);
 }

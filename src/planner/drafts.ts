@@ -17,13 +17,15 @@ export type Draft = {
   /** The device that it gets (or would get), or the one that it is about; null: none or several. */
   readonly device: HostDevice | null;
   readonly won: boolean;
+  /** Where several may be meant. */
+  readonly candidates: readonly HostDevice[];
   /** Why it goes without; empty if it has won, or nothing matches. */
   readonly refusals: readonly Refusal[];
   owned: Seat | null;
 };
 
 function draftsOf(view: View, entry: Entry, match: EntryMatch, firstIndex: number): readonly Draft[] {
-  const base = { entry, match, owned: null };
+  const base = { entry, match, owned: null, candidates: match.ambiguous.map((busid) => view.device(busid)) };
   if (entry.device.count === "all" && match.matching.length > 0) {
     return match.matching.map((busid, i) => ({
       ...base,

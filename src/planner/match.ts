@@ -25,6 +25,9 @@ export type EntryMatch = {
 
 type Draft = { readonly won: string[]; ambiguous: readonly string[]; open: boolean; readonly rivals: Map<string, readonly Entry[]> };
 
+/** So many of those who want the same are named. */
+const SHOWN_RIVALS = 4;
+
 const label = ({ domain, device }: Entry): string => `${domain}/${device.name}`;
 const byOrder = (a: Entry, b: Entry): number => b.device.priority - a.device.priority || byFile(a, b);
 const wantsAll = ({ device }: Entry): boolean => device.count === "all";
@@ -164,15 +167,10 @@ class Contest {
         }
       }
     }
-    for (const entry of entries.filter((left) => this.draft(left).open)) {
-      const draft = this.draft(entry);
-      for (const busid of wanted(entry)) {
-        draft.rivals.set(
-          busid,
-          entries.filter((other) => other.domain !== entry.domain && this.draft(other).open && wanted(other).includes(busid)),
-        );
-      }
-    }
+    this.noteRivals(
+      entries.filter((entry) => this.draft(entry).open),
+      wanted,
+    );
     for (const entry of entries) this.draft(entry).open = false;
     for (const entry of entries) {
       const draft = this.draft(entry);
@@ -184,6 +182,25 @@ class Contest {
       if (kept === undefined) continue;
       this.win(entry, kept);
       this.wonBy.set(kept, entry);
+    }
+  }
+
+  /** Whoever still wants something now wants what others want as much. */
+  private noteRivals(entries: readonly Entry[], wanted: (entry: Entry) => readonly string[]): void {
+    const wanting = new Map<string, Entry[]>();
+    for (const entry of entries) {
+      for (const busid of wanted(entry)) {
+        const known = wanting.get(busid);
+        if (known === undefined) wanting.set(busid, [entry]);
+        else known.push(entry);
+      }
+    }
+    for (const entry of entries) {
+      const { rivals } = this.draft(entry);
+      for (const busid of wanted(entry)) {
+        const others = (wanting.get(busid) ?? []).filter(({ domain }) => domain !== entry.domain);
+        rivals.set(busid, others.slice(0, SHOWN_RIVALS));
+      }
     }
   }
 

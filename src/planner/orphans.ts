@@ -52,7 +52,7 @@ function fateOfHolding(view: View, seat: Seat, busid: string, winner: Entry | nu
   const [first] = forced;
   if (first === undefined) return stays("no file names the domain");
   const stuck = staysBecause(view, seat, busid);
-  if (winner !== null && winner.domain !== first.spec.name && stuck === null)
+  if (winner !== null && !forced.some(({ spec }) => spec.name === winner.domain) && stuck === null)
     return goes(`${winner.domain}/${winner.device.name} gets the device`);
   const able = forced.every(({ spec }) => view.authority(spec.name).gives) && view.world.policy.kind === "valid";
   if (!able) return stays("nothing is touched in this domain now");
