@@ -147,6 +147,15 @@ describe.each(kinds.map((kind) => ({ kind, title: kind.missing === null ? kind.t
         await eventually(() => rig.live.size === 0);
       });
 
+      it("serves a second QEMU that takes the socket's place while the first one lives", async () => {
+        await start("first", { path: join(rig.qmpDir, "shared.sock") });
+        const first = await rig.domain("first");
+        const second = await start("second", { path: join(rig.qmpDir, "shared.sock") });
+        expect((await rig.domain("second")).key).toBe("shared#2");
+        expect(await rig.attach(first, stick, "xhci.0", 1)).toMatchObject({ ok: true });
+        expect(await second.usbHosts()).toEqual([]);
+      });
+
       it("is not troubled by a dead socket or one that talks nonsense", async () => {
         const qemu = await start("dead");
         await rig.domain("dead");

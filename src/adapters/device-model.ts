@@ -57,9 +57,11 @@ export function createDeviceModel(life: Life, { hostdevice, clock, timings }: De
   const making = new Map<string, Promise<Result<null, ActionError>>>();
 
   const failed = (error: QmpError, aim: Aim): { readonly ok: false; readonly error: ActionError } => {
+    const problem = classify(error, aim);
     if (error.kind === "timeout" || error.kind === "closed") life.doubt();
-    else life.look();
-    return err(classify(error, aim));
+    // What is wrong on the host tells nothing new of the domain; any other refusal says that it is not as it was seen.
+    else if (problem.reason !== "HostDeviceNotFound" && problem.reason !== "OpenRefused") life.look();
+    return err(problem);
   };
   const pause = (ms: number, signal: AbortSignal): Promise<void> =>
     new Promise((resolve) => {

@@ -28,7 +28,7 @@ export type QemuDomains = Domains & {
 };
 
 /** Domains that are listed at one time: as they appear, and in an audit. */
-const LISTINGS = 64;
+const LISTINGS = 32;
 const AUDITS = 8;
 /** Monitors that are connected to in one turn of the event loop. */
 const STARTS_A_TURN = 16;
