@@ -1,13 +1,10 @@
 /** The commands' way to the daemon: HTTP and WebSocket over its unix socket. */
 import { request } from "node:http";
-import { connect } from "node:net";
-import { WebSocket } from "ws";
 import { err, ok, type Result } from "../../model/result.ts";
-import type { ErrorBody, WatchMessage } from "../http/messages.ts";
+import type { ErrorBody, Resume, WatchMessage } from "../http/messages.ts";
 import { EXIT, type Failure, usage } from "./io.ts";
 
 export type ApiAnswer = { readonly status: number; readonly body: unknown };
-export type Resume = { readonly id: string; readonly seq: number };
 export type Watching = { close(): void };
 export type WatchEvents = { readonly onMessage: (message: WatchMessage) => void; readonly onEnd: (why: Failure) => void };
 
@@ -24,9 +21,6 @@ export type Api = {
 
 const ANSWER_MS = 30_000;
 const MOST_BYTES = 256 * 1024 * 1024;
-const CONNECT_MS = 10_000;
-/** The daemon pings every 20 s; without a sign of life for longer the connection is taken for dead. */
-const SILENCE_MS = 60_000;
 
 function unreachable(socket: string, cause: NodeJS.ErrnoException): Failure {
   const start = "Start it with `plugherd run` (or `systemctl start plugherd`), or name its socket with --api or PLUGHERD_API.";
@@ -97,59 +91,22 @@ export function createApi(socket: string): Api {
     post: (path, body) => call("POST", path, body),
     ask: (path) => call("GET", path, undefined),
     watch(resume, { onMessage, onEnd }) {
-      const query = resume === null ? "" : `?${new URLSearchParams({ id: resume.id, seq: String(resume.seq) }).toString()}`;
-      // Not a ws+unix: address, which cannot hold every path.
-      const client = new WebSocket(`ws://localhost/api/v1/watch${query}`, {
-        createConnection: () => connect(socket),
-        perMessageDeflate: false,
-        maxPayload: MOST_BYTES,
-        handshakeTimeout: CONNECT_MS,
-      });
-      let ended = false;
-      let silence: NodeJS.Timeout | undefined;
-      const end = (why: Failure): void => {
-        if (ended) return;
-        ended = true;
-        clearTimeout(silence);
-        client.terminate();
-        onEnd(why);
-      };
-      const heard = (): void => {
-        clearTimeout(silence);
-        silence = setTimeout(() => end(unreachable(socket, new Error("it has fallen silent"))), SILENCE_MS);
-      };
-      client.on("open", heard);
-      client.on("ping", heard);
-      client.on("error", (cause) => end(unreachable(socket, cause)));
-      client.on("unexpected-response", (_request, answer) => {
-        answer.resume();
-        end({
-          exit: EXIT.unreachable,
-          message: `plugherd refuses to be watched (${String(answer.statusCode)}).`,
-          remedy: "Close other watchers, and try again.",
+      const closed = new AbortController();
+      // Loaded for the commands that watch only.
+      import("./watcher.ts")
+        .then(({ openWatch }) => {
+          if (closed.signal.aborted) return;
+          openWatch(
+            { socket, resume, signal: closed.signal },
+            { onMessage, onAway: (cause) => onEnd(unreachable(socket, cause)), onNonsense: () => onEnd(broken(socket)), onRefused: onEnd },
+          );
+        })
+        .catch((cause: unknown) => {
+          queueMicrotask(() => {
+            throw cause;
+          });
         });
-      });
-      client.on("close", (_code, reason) => end(unreachable(socket, new Error(reason.toString() || "the connection ended"))));
-      client.on("message", (data) => {
-        if (ended) return;
-        heard();
-        let message: WatchMessage;
-        try {
-          message = JSON.parse(String(data)) as WatchMessage;
-        } catch {
-          return end(broken(socket));
-        }
-        if (message.type === "snapshot" || message.type === "changes") onMessage(message);
-      });
-      return {
-        close() {
-          if (ended) return;
-          ended = true;
-          clearTimeout(silence);
-          client.on("error", () => undefined);
-          client.terminate();
-        },
-      };
+      return { close: () => closed.abort() };
     },
   };
 }

@@ -9,6 +9,7 @@ import { type Api, createApi } from "./client.ts";
 import { parseDuration } from "./durations.ts";
 import type { Done, Io } from "./io.ts";
 import { FORMATS, type Format } from "./render.ts";
+import { DEFAULT_API } from "./settings.ts";
 
 export type AppFactory = (config: AppConfig, deps: { readonly log: Log }) => Promise<App>;
 
@@ -19,8 +20,6 @@ export type Context = {
   /** Wraps what a command does for commander's `action`: the outcome becomes the exit code, a failure is told on stderr. */
   readonly does: <Args extends readonly unknown[]>(body: (...args: Args) => Promise<Done>) => (...args: Args) => Promise<void>;
 };
-
-export const DEFAULT_API = "/run/plugherd/api.sock";
 
 export type CommonOptions = { readonly api: string; readonly debug?: true };
 export type ListOptions = CommonOptions & {

@@ -1,7 +1,6 @@
 /** `demo`: the daemon on the simulated host, while a scripted hour of plugging is played on it again and again. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Command, Option } from "commander";
 import { createLog } from "../../adapters/log.ts";
 import type { App } from "../../app.ts";
 import type { OperatorRequest } from "../../controller/view.ts";
@@ -18,20 +17,24 @@ import {
   type Stage,
 } from "../../sim/scenario.ts";
 import { noFilters } from "../filters.ts";
-import { specsDir } from "../http/schema.ts";
+import { specsDir } from "../specs-dir.ts";
 import { createApi } from "./client.ts";
 import { DEFAULT_HOLD_MS } from "./commands/operate.ts";
-import { startDaemon } from "./commands/run.ts";
 import { showLive } from "./commands/watch.ts";
-import { type Context, wholeNumber } from "./context.ts";
+import type { Context } from "./context.ts";
+import { startDaemon } from "./daemon.ts";
 import { colourOf, type Done, EXIT, type Failure } from "./io.ts";
 import { type Format, paint, shown } from "./render.ts";
 
-type Options = { readonly api?: string; readonly speed: number; readonly once?: true; readonly output: Format; readonly debug?: true };
+export type DemoOptions = {
+  readonly api?: string;
+  readonly speed: number;
+  readonly once?: true;
+  readonly output: Format;
+  readonly debug?: true;
+};
 
 const SCENARIO = "scenarios/demo-hour.yaml";
-/** The scripted hour takes a minute and a half. */
-const DEFAULT_SPEED = 40;
 /** What a step leads to is waited for so long at most, so that it is seen before the next one. */
 const PATIENCE_MS = 4_000;
 const LOOK_MS = 10;
@@ -89,7 +92,7 @@ function stageOf(app: App, speed: number, signal: AbortSignal, tell: (text: stri
   };
 }
 
-async function runDemo({ io, createApp, version }: Context, options: Options): Promise<Done> {
+export async function runDemo({ io, createApp, version }: Context, options: DemoOptions): Promise<Done> {
   const scenario = readScenario();
   if (!scenario.ok) return scenario;
   const live = io.stdout.isTTY === true && options.output !== "json";
@@ -143,16 +146,4 @@ async function runDemo({ io, createApp, version }: Context, options: Options): P
     asked.removeEventListener("abort", onAsked);
     await host.close();
   }
-}
-
-export function addDemo(program: Command, context: Context): void {
-  program
-    .command("demo")
-    .description("run the daemon on a simulated host and watch an hour of plugging, squeezed into a minute and a half, over and over")
-    .addOption(new Option("--api <path>", "the live API's socket; default: a temporary one, which is printed"))
-    .addOption(new Option("-o, --output <format>", "how to print").choices(["table", "json"]).default("table"))
-    .option("--speed <factor>", "how much faster than the clock", wholeNumber(1, 10_000), DEFAULT_SPEED)
-    .option("--once", "end after one hour of the scenario")
-    .option("--debug", "log what the daemon does, and show where in the program an error comes from")
-    .action(context.does((options: Options) => runDemo(context, options)));
 }

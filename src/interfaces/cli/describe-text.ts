@@ -14,7 +14,8 @@ export type Look = { readonly colour: boolean; readonly now: number };
 const LABEL_WIDTH = 14;
 const field = (label: string, value: string | null): string[] =>
   value === null || value === "" ? [] : [`${`${label}:`.padEnd(LABEL_WIDTH)}${value}`];
-const bullets = (lines: readonly string[]): string[] => lines.map((line) => `  - ${shown(line, 600)}`);
+/** Each once. */
+const bullets = (lines: readonly string[]): string[] => [...new Set(lines)].map((line) => `  - ${shown(line, 600)}`);
 const section = (title: string, lines: readonly string[]): string[] => (lines.length === 0 ? [] : ["", title, ...lines]);
 const ago = (time: string, now: number): string => `${shown(time, 40)} (${formatDuration(now - Date.parse(time))} ago)`;
 

@@ -1,7 +1,7 @@
 /** Watches the daemon for as long as the command runs, over its restarts. */
 import { err, ok } from "../../model/result.ts";
-import type { WatchMessage } from "../http/messages.ts";
-import type { Api, Resume, Watching } from "./client.ts";
+import type { Resume, WatchMessage } from "../http/messages.ts";
+import type { Api, Watching } from "./client.ts";
 import { type Done, EXIT, type ExitCode, type Failure } from "./io.ts";
 
 export type Follower = {

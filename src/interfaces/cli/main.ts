@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 /** The process around the command line: signals, streams, exit code. */
-import { createApp } from "../../app.ts";
 import { EXIT, type Io } from "./io.ts";
 import { main } from "./program.ts";
 
@@ -33,4 +32,7 @@ process.on("uncaughtException", bug);
 process.on("unhandledRejection", bug);
 
 // The exit code is set, not forced: what is still to be written is written.
-process.exitCode = await main(process.argv.slice(2), io, { createApp });
+process.exitCode = await main(process.argv.slice(2), io, {
+  // Loaded for `run` and `demo` only.
+  createApp: async (config, deps) => (await import("../../app.ts")).createApp(config, deps),
+});

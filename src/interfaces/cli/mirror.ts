@@ -1,8 +1,7 @@
 /** The daemon's state as a watching command has it: fed by messages, tells what each one altered. */
 import type { Change, HostDeviceStatus } from "../../controller/view.ts";
 import type { ClaimStatus, Condition, DomainStatus } from "../../model/status.ts";
-import type { WatchMessage } from "../http/messages.ts";
-import type { Resume } from "./client.ts";
+import type { Resume, WatchMessage } from "../http/messages.ts";
 
 export type Mirror = {
   readonly devices: ReadonlyMap<string, ClaimStatus>;

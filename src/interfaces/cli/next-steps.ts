@@ -59,7 +59,9 @@ export function domainNextSteps({ conditions }: DomainStatus, claims: readonly C
   const calm = new Set(["Attached", "Attaching", "Detaching"]);
   const ofClaims = claims.filter(({ phase }) => !calm.has(phase)).map((claim) => ({ claim, steps: nextSteps(claim, now) }));
   const massDetach = conditions.some(({ reason }) => reason === "MassDetach" || reason === "SpecsEmpty");
+  const invalid = conditions.some(({ reason }) => reason === "InvalidFile");
   const steps = [
+    ...(invalid ? ["Correct the file where the message says; until then its last good version, if there is one, stays in force."] : []),
     ...(massDetach ? ["If the files are meant to be gone: plugherd approve mass-detach"] : []),
     ...ofClaims.flatMap(({ claim, steps: own }) => own.map((step) => `${claim.name}: ${step}`)),
   ];

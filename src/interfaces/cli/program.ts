@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { addCompletion } from "./commands/completion.ts";
+import { addDemo } from "./commands/demo.ts";
 import { addDescribe } from "./commands/describe.ts";
 import { addEvents } from "./commands/events.ts";
 import { addExplain } from "./commands/explain.ts";
@@ -15,7 +16,6 @@ import { addValidate } from "./commands/validate.ts";
 import { addWait } from "./commands/wait.ts";
 import { addWatch } from "./commands/watch.ts";
 import type { AppFactory, Context } from "./context.ts";
-import { addDemo } from "./demo.ts";
 import { type Done, EXIT, type ExitCode, type Io } from "./io.ts";
 
 /** As far from the source file as from the built one. */

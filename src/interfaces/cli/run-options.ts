@@ -1,55 +1,21 @@
-/** Every setting of `run`: as an option, as PLUGHERD_…, and in the config file, in that order of weight (product.md §5). */
+/** What the settings of `run` are: as an option, as PLUGHERD_…, and in the config file, in that order of weight (product.md §5). */
 import { readFileSync } from "node:fs";
 import { parseDocument } from "yaml";
 import { LOG_FORMATS, LOG_LEVELS, type LogFormat, type LogLevel } from "../../adapters/log.ts";
 import { nearest } from "../../model/nearest.ts";
 import { err, ok, type Result } from "../../model/result.ts";
 import { type Listen, parseListen } from "../http/auth.ts";
-import { DEFAULT_API } from "./context.ts";
 import { EXIT, type Failure, usage } from "./io.ts";
 import { shown } from "./render.ts";
-
-type Setting = {
-  /** Name in the config file; `--kebab-case` and `PLUGHERD_UPPER_CASE` follow from it. */
-  readonly key: string;
-  readonly value: string;
-  readonly about: string;
-  readonly fallback: string | null;
-  /** No option: it would show in the process list. */
-  readonly secret?: true;
-};
-
-export const SETTINGS = [
-  { key: "specs", value: "dir", about: "directory of desired-state files", fallback: "/etc/plugherd/domains" },
-  { key: "policy", value: "file", about: "the host's policy", fallback: "/etc/plugherd/policy.yaml" },
-  { key: "qmpDir", value: "dir", about: "monitor sockets: each *.sock is a QEMU", fallback: "/run/plugherd/qmp" },
-  { key: "qmpListen", value: "path", about: "socket for QEMUs that dial in", fallback: "/run/plugherd/monitor.sock" },
-  { key: "sysfs", value: "dir", about: "where sysfs is mounted", fallback: "/sys" },
-  { key: "dev", value: "dir", about: "where the device nodes are", fallback: "/dev" },
-  { key: "proc", value: "dir", about: "where procfs is mounted", fallback: "/proc" },
-  { key: "xenstore", value: "path", about: "socket of xenstored", fallback: "/run/xenstored/socket" },
-  { key: "state", value: "dir", about: "where plugherd keeps intentions over restarts", fallback: "/var/lib/plugherd" },
-  { key: "api", value: "path", about: "socket of the live API", fallback: DEFAULT_API },
-  { key: "listen", value: "host:port", about: "serve the live API on TCP too, with a token", fallback: null },
-  { key: "logLevel", value: "level", about: LOG_LEVELS.join(", "), fallback: "info" },
-  { key: "logFormat", value: "format", about: LOG_FORMATS.join(", "), fallback: "text" },
-  { key: "apiToken", value: "text", about: "token of operators on TCP", fallback: null, secret: true },
-  { key: "apiReadToken", value: "text", about: "token on TCP that may only look", fallback: null, secret: true },
-] as const satisfies readonly Setting[];
-
-type Key = (typeof SETTINGS)[number]["key"];
+import { kebab, SETTINGS, type SettingKey, variableOf } from "./settings.ts";
 
 export type RunConfig = {
-  readonly paths: Readonly<Record<Exclude<Key, "listen" | "logLevel" | "logFormat" | "apiToken" | "apiReadToken">, string>>;
+  readonly paths: Readonly<Record<Exclude<SettingKey, "listen" | "logLevel" | "logFormat" | "apiToken" | "apiReadToken">, string>>;
   readonly listen: Listen | null;
   readonly tokens: { readonly operator?: string; readonly read?: string };
   readonly logLevel: LogLevel;
   readonly logFormat: LogFormat;
 };
-
-const kebab = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-export const flagOf = ({ key, value }: Pick<Setting, "key" | "value">): string => `--${kebab(key)} <${value}>`;
-export const variableOf = (key: string): string => `PLUGHERD_${kebab(key).replaceAll("-", "_").toUpperCase()}`;
 
 const MOST_BYTES = 64 * 1024;
 
@@ -110,9 +76,9 @@ export function readRunConfig(
   const config = given["config"] ?? (env["PLUGHERD_CONFIG"] || undefined);
   const file = config === undefined ? ok({} as Readonly<Record<string, string>>) : readConfigFile(config);
   if (!file.ok) return file;
-  const setting = (key: Key): string | null =>
+  const setting = (key: SettingKey): string | null =>
     given[key] ?? (env[variableOf(key)] || undefined) ?? file.value[key] ?? SETTINGS.find((one) => one.key === key)?.fallback ?? null;
-  const path = (key: Key): string => setting(key) ?? "";
+  const path = (key: SettingKey): string => setting(key) ?? "";
 
   const level = choice("--log-level", path("logLevel"), LOG_LEVELS);
   if (!level.ok) return level;

@@ -5,7 +5,7 @@
  */
 import type { RawData, WebSocket } from "ws";
 import type { Change, ControllerView } from "../../controller/view.ts";
-import { CLOSE, type ChangesMessage, type SnapshotMessage } from "./messages.ts";
+import { CLOSE, type ChangesMessage, type Resume, type SnapshotMessage } from "./messages.ts";
 
 export type LiveTimings = {
   /** Shortest time between two messages to one client. */
@@ -23,7 +23,6 @@ export type LiveLimits = {
 export const liveTimings: LiveTimings = { batchMs: 50, heartbeatMs: 20_000 };
 export const liveLimits: LiveLimits = { backlogBytes: 4 * 1024 * 1024, clients: 256, clientMessages: 32 };
 
-export type Resume = { readonly id: string; readonly seq: number };
 type Client = {
   readonly socket: WebSocket;
   /** null: nothing sent yet. */

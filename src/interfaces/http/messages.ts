@@ -18,6 +18,9 @@ export type SnapshotMessage = {
 export type ChangesMessage = { readonly type: "changes"; readonly id: string; readonly seq: number; readonly changes: readonly Change[] };
 export type WatchMessage = SnapshotMessage | ChangesMessage;
 
+/** Where a client was when it lost the connection: `?id=…&seq=…`. */
+export type Resume = { readonly id: string; readonly seq: number };
+
 /** Every answer that is not 2xx, but for `operate`, whose refusals are an OperatorAnswer. */
 export type ErrorBody = { readonly error: { readonly code: string; readonly message: string; readonly remedy: string | null } };
 

@@ -1,7 +1,7 @@
 /** What comes in with a request, bounded and checked before anybody looks at it. */
 import type { IncomingMessage } from "node:http";
 import { err, ok, type Result } from "../../model/result.ts";
-import type { Resume } from "./live.ts";
+import type { Resume } from "./messages.ts";
 import { type Answer, refuse } from "./routes.ts";
 
 /** A plan carries whole trees of files; nothing else is long. */

@@ -2,9 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
 import { err, ok, type Result } from "../../model/result.ts";
-
-/** The package's own `specs` directory; as far from the source file as from the built one. */
-export const specsDir = new URL("../../../specs/", import.meta.url);
+import { specsDir } from "../specs-dir.ts";
 
 const SCHEMA = "live-api";
 let ajv: Ajv2020 | null = null;

@@ -5,7 +5,6 @@ import { err, ok } from "../../../model/result.ts";
 import type { ErrorBody } from "../../http/messages.ts";
 import { api, type CommonOptions, type Context, common, output } from "../context.ts";
 import { colourOf, type Done, EXIT, usage } from "../io.ts";
-import { formatProblem } from "../../../adapters/spec-reading.ts";
 import { type Colour, type Format, paint, renderJson, renderYaml, shown } from "../render.ts";
 import { readSpecFiles } from "../spec-paths.ts";
 
@@ -63,6 +62,7 @@ export function addPlan(program: Command, context: Context): void {
           for (const change of changes) io.stdout.write(`${lineOf(change, colour)}\n`);
           io.stdout.write(`${summary(changes)}\n`);
         }
+        const { formatProblem } = await import("../../../adapters/spec-reading.ts");
         for (const problem of problems) io.stderr.write(`${shown(formatProblem(problem), 4_096)}\n`);
         if (problems.some(({ severity }) => severity === "error")) return ok(EXIT.badState);
         return ok(changes.some(({ action }) => action !== "none") ? EXIT.differs : EXIT.ok);

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Argument, type Command } from "commander";
 import { ok } from "../../../model/result.ts";
-import { specsDir } from "../../http/schema.ts";
+import { specsDir } from "../../specs-dir.ts";
 import { type Context, common } from "../context.ts";
 import { type Done, EXIT } from "../io.ts";
 

@@ -1,6 +1,6 @@
 /** `validate PATH… [--strict]`: desired state and policy, as the daemon would read them, without a daemon. */
 import type { Command } from "commander";
-import { formatProblem, readSpec, type SpecText } from "../../../adapters/spec-reading.ts";
+import type * as Reading from "../../../adapters/spec-reading.ts";
 import type { FileReading, Problem } from "../../../model/desired.ts";
 import { err, ok } from "../../../model/result.ts";
 import { checkTree } from "../../../model/tree-check.ts";
@@ -11,11 +11,11 @@ import { readSpecFiles, type SpecBytes } from "../spec-paths.ts";
 
 type Options = CommonOptions & { readonly output: Format; readonly strict?: true };
 
-const readingOf = ({ problems, names, domains }: SpecText): FileReading =>
+const readingOf = ({ problems, names, domains }: Reading.SpecText): FileReading =>
   problems.some(({ severity }) => severity === "error") ? { kind: "bad", problems, names } : { kind: "read", domains, warnings: problems };
 
 /** Every problem of every file, each by itself and of them together. */
-function problemsOf(files: readonly SpecBytes[]): readonly Problem[] {
+function problemsOf(files: readonly SpecBytes[], { readSpec }: Pick<typeof Reading, "readSpec">): readonly Problem[] {
   const readings = new Map(files.map(({ name, bytes }) => [name, readingOf(readSpec(name, bytes, ["Domain", "HostPolicy"]))]));
   return [...checkTree(readings).values()].flatMap((reading) =>
     reading.kind === "bad" ? reading.problems : reading.kind === "read" ? reading.warnings : [],
@@ -31,29 +31,29 @@ export function addValidate(program: Command, context: Context): void {
     .argument("<PATH...>", "files, or directories of them")
     .option("--strict", "warnings count: exit 1")
     .action(
-      does((paths: readonly string[], options: Options): Promise<Done> => {
+      does(async (paths: readonly string[], options: Options): Promise<Done> => {
+        // With the schema checker that it needs: loaded for this command only.
+        const reading = await import("../../../adapters/spec-reading.ts");
         const files = readSpecFiles(paths);
-        if (!files.ok) return Promise.resolve(files);
+        if (!files.ok) return files;
         if (files.value.length === 0)
-          return Promise.resolve(
-            err(
-              usage(
-                `There is no file of desired state in ${paths.join(" ")}.`,
-                "Files end in .yaml, .yml or .json, and do not begin with a dot.",
-              ),
+          return err(
+            usage(
+              `There is no file of desired state in ${paths.join(" ")}.`,
+              "Files end in .yaml, .yml or .json, and do not begin with a dot.",
             ),
           );
-        const problems = problemsOf(files.value);
+        const problems = problemsOf(files.value, reading);
         const errors = problems.filter(({ severity }) => severity === "error").length;
         const warnings = problems.length - errors;
         if (options.output === "json") io.stdout.write(renderJson(problems));
         else if (options.output === "yaml") io.stdout.write(renderYaml(problems));
         else {
-          for (const problem of problems) io.stderr.write(`${shown(formatProblem(problem), 4_096)}\n`);
+          for (const problem of problems) io.stderr.write(`${shown(reading.formatProblem(problem), 4_096)}\n`);
           const verdict = errors > 0 ? counted(errors, "error") : warnings > 0 ? "valid" : "all valid";
           io.stdout.write(`${counted(files.value.length, "file")}: ${verdict}${warnings > 0 ? `, ${counted(warnings, "warning")}` : ""}\n`);
         }
-        return Promise.resolve(ok(errors > 0 ? EXIT.badState : options.strict === true && warnings > 0 ? EXIT.differs : EXIT.ok));
+        return ok(errors > 0 ? EXIT.badState : options.strict === true && warnings > 0 ? EXIT.differs : EXIT.ok);
       }),
     );
 }

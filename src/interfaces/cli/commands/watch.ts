@@ -71,10 +71,16 @@ export async function showLive(io: Io, daemon: Api, { kind, format, filters: cho
     const below = away === null ? "" : `\n${away}\n`;
     live?.draw(`${above}${tableOf(kind, mirror, chosen, io, { wide: format === "wide", colour })}${below}`);
   };
+  /** By key: a change of what the line does not show is no line. */
+  const told = new Map<string, string>();
   const print = (changes: readonly Change[]): void => {
     for (const change of changes) {
       const line = lineOf(change, mirror, chosen, colour);
-      if (line !== null) io.stdout.write(format === "json" ? renderJsonLine(change) : `${line}\n`);
+      if (line === null || !("key" in change)) continue;
+      if (format === "json") io.stdout.write(renderJsonLine(change));
+      else if (told.get(change.key) !== line) io.stdout.write(`${line}\n`);
+      if (change.value === null) told.delete(change.key);
+      else told.set(change.key, line);
     }
   };
   const stopTicking = live?.everySecond(draw);
