@@ -2,16 +2,17 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createDomainsRig, type DomainsRig, realClock, type Tap, tapMonitor, testDevice } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
-import { createTestHost, qemuKinds, type TestQemu, type TestQemuOptions } from "./support/qemu.ts";
+import { createTestHost, qemuKinds, removeFakeUsb, type TestQemu, type TestQemuOptions } from "./support/qemu.ts";
 
 const XHCI = { driver: "qemu-xhci", id: "xhci", p2: 8, p3: 8 } as const;
 const stick = testDevice(5);
 const twin = testDevice(6);
 
 const kinds = qemuKinds();
+afterAll(removeFakeUsb);
 test("a real QEMU is here where one is required", () => {
   const missing = kinds.flatMap((kind) => (kind.missing !== null && !kind.missing.includes("PLUGHERD_QEMU_10") ? [kind.missing] : []));
   if (process.env["PLUGHERD_REQUIRE_REAL"] === "1") expect(missing).toEqual([]);

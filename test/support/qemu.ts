@@ -112,11 +112,17 @@ const fake = (version: string): QemuKind => ({
 });
 
 let library: string | Error | null = null;
-/** The stand-in for libusb, compiled once a run. */
+let libraryDir: string | null = null;
+export function removeFakeUsb(): void {
+  if (libraryDir !== null) rmSync(libraryDir, { recursive: true, force: true });
+  library = null;
+  libraryDir = null;
+}
+/** The stand-in for libusb, compiled once a run; removeFakeUsb() when the run is over. */
 function fakeUsbLibrary(): string | Error {
   if (library !== null) return library;
   const dir = mkdtempSync(join(tmpdir(), "plugherd-fakeusb-"));
-  process.on("exit", () => rmSync(dir, { recursive: true, force: true }));
+  libraryDir = dir;
   const out = join(dir, "libfakeusb.so");
   const source = new URL("./fakeusb/fakeusb.c", import.meta.url).pathname;
   const built = spawnSync("gcc", ["-shared", "-fPIC", "-O1", "-w", "-I/usr/include/libusb-1.0", "-o", out, source, "-ldl"], {
