@@ -1,6 +1,6 @@
 /** Reads of small files of the kernel: never more than a limit, never a wait for a pipe's writer, and no error but "nothing there". */
-import { closeSync, constants, openSync, readSync } from "node:fs";
-import { open } from "node:fs/promises";
+import { close, closeSync, constants, open, openSync, read, readSync } from "node:fs";
+import * as files from "node:fs/promises";
 
 /** A FIFO put in an attribute's place must not hold us. */
 const FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
@@ -52,17 +52,22 @@ export function readBytesSync(path: string, limit: number): Uint8Array | null {
 
 /** {@link readBytesSync} on a thread: for what may wait on a lock of the kernel. */
 export async function readBytes(path: string, limit: number): Promise<Uint8Array | null> {
-  const file = await open(path, FLAGS).catch(() => null);
+  const bytes = await readStart(path, limit + 1);
+  return bytes === null || bytes.length > limit ? null : bytes;
+}
+
+/** @returns the file's first bytes, `limit` at most; null: missing or not readable */
+export async function readStart(path: string, limit: number): Promise<Uint8Array | null> {
+  const file = await files.open(path, FLAGS).catch(() => null);
   if (file === null) return null;
   try {
     const parts: Buffer[] = [];
     let total = 0;
     for (;;) {
-      const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(PAGE), 0, PAGE, null);
-      if (bytesRead === 0) return Buffer.concat(parts, total);
-      total += bytesRead;
-      if (total > limit) return null;
+      const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(PAGE), 0, Math.min(PAGE, limit - total), null);
       parts.push(buffer.subarray(0, bytesRead));
+      total += bytesRead;
+      if (bytesRead === 0 || total >= limit) return Buffer.concat(parts, total);
     }
   } catch {
     return null;
@@ -71,8 +76,17 @@ export async function readBytes(path: string, limit: number): Promise<Uint8Array
   }
 }
 
-/** @returns the file's text, see {@link readBytes} */
-export const readText = async (path: string, limit = PAGE): Promise<string | null> => {
-  const bytes = await readBytes(path, limit);
-  return bytes === null ? null : new TextDecoder().decode(bytes);
-};
+/** {@link readTextSync} on a thread, in as few trips to it as can be. */
+export const readText = (path: string): Promise<string | null> =>
+  new Promise((resolve) => {
+    open(path, FLAGS, (refused, fd) => {
+      if (refused !== null) {
+        resolve(null);
+        return;
+      }
+      const buffer = Buffer.allocUnsafe(PAGE);
+      read(fd, buffer, 0, PAGE, null, (failed, length) => {
+        close(fd, () => resolve(failed === null ? buffer.toString("utf8", 0, length) : null));
+      });
+    });
+  });

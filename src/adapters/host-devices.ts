@@ -101,6 +101,7 @@ export function createHostDevices(
       return;
     }
     const was = known.get(busid)?.device;
+    if (settling.isOver(busid) && locked.moved(busid)) settling.more(busid);
     const last = settling.isOver(busid);
     const texts = at === null ? null : locked.get(place, `${addressOf(at)}.${String(plain.inode)}`, last);
     const found = texts === null ? null : parseDevice(plain, texts);

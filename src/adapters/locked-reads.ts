@@ -9,6 +9,11 @@ import type { Found, SysfsReader } from "./sysfs-reader.ts";
 export type LockedReads = {
   /** `last`: what can be had without the lock, if nothing else is there yet. null: an answer is on its way, `onAnswer` tells. */
   get(place: Found, instance: string, last: boolean): LockedReading | null;
+  /**
+   * Whether a device that has no answer yet deserves more time: its turn came, or the queue before it moved, since this was last asked.
+   * The bound of settling is for the kernel, not for our own queue.
+   */
+  moved(busid: string): boolean;
   /** It was not all there yet: the next call reads again. */
   refresh(busid: string): void;
   /** Forgets what was read: the device left. */
@@ -24,6 +29,10 @@ export function createLockedReads(reader: SysfsReader, onAnswer: (busid: string)
   const answers = new Map<string, { readonly instance: string; readonly reading: LockedReading; fresh: boolean }>();
   const queue = new Map<string, { readonly place: Found; readonly instance: string }>();
   const reading = new Set<string>();
+  /** Reads begun so far; by busid: what it was when its own began, and when it was last asked about. */
+  let begun = 0;
+  const turns = new Map<string, number>();
+  const asked = new Map<string, number>();
   let closed = false;
 
   const next = (): void => {
@@ -32,6 +41,8 @@ export function createLockedReads(reader: SysfsReader, onAnswer: (busid: string)
       if (reading.has(busid)) continue;
       queue.delete(busid);
       reading.add(busid);
+      begun += 1;
+      turns.set(busid, begun);
       void reader.lockedLater(place).then((answer) => {
         reading.delete(busid);
         if (closed) return;
@@ -56,6 +67,12 @@ export function createLockedReads(reader: SysfsReader, onAnswer: (busid: string)
       next();
       return last ? (same?.reading ?? reader.unlocked(place)) : null;
     },
+    moved: (busid) => {
+      const before = asked.get(busid) ?? 0;
+      if (!reading.has(busid) && !queue.has(busid)) return false;
+      asked.set(busid, begun);
+      return (reading.has(busid) ? (turns.get(busid) ?? 0) : begun) > before;
+    },
     refresh: (busid) => {
       const have = answers.get(busid);
       if (have !== undefined) have.fresh = false;
@@ -63,6 +80,8 @@ export function createLockedReads(reader: SysfsReader, onAnswer: (busid: string)
     drop: (busid) => {
       answers.delete(busid);
       queue.delete(busid);
+      asked.delete(busid);
+      if (!reading.has(busid)) turns.delete(busid);
     },
     close: () => {
       closed = true;

@@ -6,7 +6,8 @@ export type Settling = {
   again(key: string, fn: () => void): void;
   /** Whether the key has had its whole time: it is taken as it is now. */
   isOver(key: string): boolean;
-  has(key: string): boolean;
+  /** Gives the key its whole time once more. */
+  more(key: string): void;
   /** The key needs no more looks. */
   end(key: string): void;
   /** Resolves once every key that is settling now has ended. */
@@ -38,7 +39,12 @@ export function createSettling(clock: Clock, boundMs: number): Settling {
       }, ms);
     },
     isOver: (key) => (keys.get(key)?.waitedMs ?? 0) >= boundMs,
-    has: (key) => keys.has(key),
+    more: (key) => {
+      const state = keys.get(key);
+      if (state === undefined) return;
+      state.waitedMs = 0;
+      state.nextMs = 1;
+    },
     end: (key) => {
       const state = keys.get(key);
       if (state === undefined) return;
