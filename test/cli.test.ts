@@ -9,8 +9,8 @@ import { parse } from "yaml";
 import { formatDuration, parseDuration } from "../src/interfaces/cli/durations.ts";
 import type { Io } from "../src/interfaces/cli/io.ts";
 import { main } from "../src/interfaces/cli/program.ts";
-import { clip } from "../src/interfaces/cli/render.ts";
 import { selectorLines } from "../src/interfaces/cli/selector-lines.ts";
+import { clip, textWidth } from "../src/interfaces/cli/text-width.ts";
 import { type ApiServer, createApiServer } from "../src/interfaces/http/server.ts";
 import { eventually } from "./support/eventually.ts";
 import { claim, createFakeView, domain, type FakeView, hostDevice } from "./support/fake-view.ts";
@@ -517,5 +517,6 @@ describe("small parts", () => {
     expect(clip("\u001b[32mabc\u001b[0mdef", 4)).toBe("\u001b[32mabc\u001b[0md\u001b[0m");
     expect(clip("日本語", 5)).toBe("日本");
     expect(clip("abc", 10)).toBe("abc");
+    expect([textWidth("abc"), textWidth("日本語"), textWidth("e\u0301"), textWidth("\u{1f600}")]).toEqual([3, 6, 1, 2]);
   });
 });

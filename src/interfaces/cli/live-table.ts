@@ -1,6 +1,6 @@
 /** A text redrawn in place on a terminal: no alternate screen, so that the last state stays when it ends. */
 import type { Output } from "./io.ts";
-import { clip } from "./render.ts";
+import { clip } from "./text-width.ts";
 
 export type LiveTable = {
   /** Replaces what was drawn before. */

@@ -1,8 +1,8 @@
 /** Rows -> text: table, JSON, YAML, names. Pure. Whatever comes from devices and domains is made safe to show on a terminal. */
-import Table from "cli-table3";
 import { stringify } from "yaml";
 import { printable } from "../../model/hostdev.ts";
 import type { Phase } from "../../model/status.ts";
+import { textWidth } from "./text-width.ts";
 
 export type Format = "table" | "wide" | "json" | "yaml" | "name";
 export const FORMATS: readonly Format[] = ["table", "wide", "json", "yaml", "name"];
@@ -45,11 +45,7 @@ const PHASE_COLOUR: Readonly<Record<Phase, Colour>> = {
 };
 export const phaseColour = (phase: Phase): Colour => PHASE_COLOUR[phase];
 
-const NO_LINES = Object.fromEntries(
-  ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right"]
-    .concat(["left", "left-mid", "mid", "mid-mid", "right", "right-mid", "middle"])
-    .map((name) => [name, ""]),
-);
+const GAP = "  ";
 
 /** Columns as kubectl prints them: upper-case titles, two spaces between, no lines. An empty cell is `-`. */
 export function renderTable<T>(
@@ -58,17 +54,16 @@ export function renderTable<T>(
   { wide, colour }: { readonly wide: boolean; readonly colour: boolean },
 ): string {
   const used = columns.filter((column) => wide || column.wide !== true);
-  const table = new Table({
-    head: used.map(({ title }) => title),
-    chars: NO_LINES,
-    style: { head: [], border: [], "padding-left": 0, "padding-right": 2, compact: true },
+  const cells = rows.map((row) => used.map(({ value }) => shown(value(row)) || "-"));
+  const widths = used.map(({ title }, at) => cells.reduce((most, line) => Math.max(most, textWidth(line[at] ?? "")), textWidth(title)));
+  const padded = (text: string, at: number): string => " ".repeat(at === used.length - 1 ? 0 : (widths[at] ?? 0) - textWidth(text));
+  const lines = cells.map((line, index) => {
+    const row = rows[index];
+    return line
+      .map((text, at) => `${row === undefined ? text : paint(text, used[at]?.colour?.(row) ?? "none", colour)}${padded(text, at)}`)
+      .join(GAP);
   });
-  for (const row of rows) table.push(used.map(({ value, colour: of }) => paint(shown(value(row)) || "-", of?.(row) ?? "none", colour)));
-  return `${table
-    .toString()
-    .split("\n")
-    .map((line) => line.trimEnd())
-    .join("\n")}\n`;
+  return `${[used.map(({ title }, at) => `${title}${padded(title, at)}`).join(GAP), ...lines].join("\n")}\n`;
 }
 
 /** C1 controls, line separators and what turns text around; legal in JSON, not fit for a terminal. */
@@ -97,21 +92,4 @@ export function renderRows<T>(
   if (format === "yaml") return renderYaml(rows);
   if (format === "name") return [...new Set(rows.map(name))].map((text) => `${shown(text)}\n`).join("");
   return rows.length === 0 ? "" : renderTable(columns, rows, { wide: format === "wide", colour });
-}
-
-const WIDE = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]|\p{Emoji_Presentation}/u;
-
-/** Cuts a line to a terminal's width; colours count nothing and are ended. */
-export function clip(line: string, columns: number): string {
-  let width = 0;
-  let out = "";
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
-  for (const [part] of line.matchAll(/\u001b\[[0-9;]*m|./gsu)) {
-    if (!part.startsWith("\u001b")) {
-      width += WIDE.test(part) ? 2 : 1;
-      if (width > columns) return out.includes("\u001b") ? `${out}\u001b[0m` : out;
-    }
-    out += part;
-  }
-  return out;
 }
