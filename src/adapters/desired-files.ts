@@ -25,7 +25,7 @@ export type DesiredFilesOptions = {
 /** While git holds its lock, a changed tree is waited for, this many settle times at most: a lock may have been left over. */
 const GIT_PATIENCE = 20;
 
-type Known = { readonly version: string; readonly hash: string; readonly reading: FileReading };
+type Known = { readonly version: string; readonly body: string; readonly hash: string; readonly reading: FileReading };
 type Reading = { readonly directory: TreeReading["directory"]; readonly files: ReadonlyMap<string, FileReading> };
 
 /** Cold; each subscriber has a watch of its own, which ends with it. Never errors. */
@@ -42,6 +42,8 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
   /** Real paths that were written to, and when last; they are read once that is `settleMs` ago. */
   const written = new Map<string, number>();
   let watching: SpecTree["watch"] = new Map();
+  /** Symlinks followed and directories moved in, as of the last look: what newly comes by one of them is whole. */
+  let places: ReadonlySet<string> = new Set();
   let emitted: Reading | null = null;
   /** When it was first seen that something is not there any more; null: nothing is missing. */
   let missingSince: number | null = null;
@@ -99,10 +101,12 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
     const now = clock.now();
     const git = createGitReader();
     const read = new Map<string, Known>();
+    const bodies = new Set([...known.values()].map(({ body }) => body));
     for (const [path, file] of tree.files) {
       if (typeof file === "string" || known.get(path)?.version === file.version) continue;
       const unseen = emitted !== null && before.get(dirname(file.real))?.identity !== tree.watch.get(dirname(file.real))?.identity;
-      if (unseen && !file.placed && !written.has(file.real) && file.mtimeMs > now - settleMs) written.set(file.real, now);
+      const whole = (file.placed !== null && !places.has(file.placed)) || bodies.has(file.body);
+      if (unseen && !whole && !written.has(file.real) && file.mtimeMs > now - settleMs) written.set(file.real, now);
       if (isWritten(file, now)) continue;
       const checkout = await git.checkoutOf(dirname(file.real));
       if (checkout?.busy === true && emitted !== null) {
@@ -130,11 +134,11 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
   };
 
   const readingOf = (path: string, file: SpecFile, content: Awaited<ReturnType<typeof readBytes>>, commit: string | null): Known => {
-    if (typeof content === "string") return { version: file.version, hash: "", reading: unreadable(path, content) };
+    if (typeof content === "string") return { version: file.version, body: file.body, hash: "", reading: unreadable(path, content) };
     const hash = generationOf(content.bytes);
     const old = known.get(path);
     const reading = old !== undefined && old.hash === hash ? old.reading : readDomainFile(path, content.bytes, commit);
-    return { version: content.version, hash, reading };
+    return { version: content.version, body: file.body, hash, reading };
   };
 
   const unreadable = (path: string, message: string): FileReading => {
@@ -162,16 +166,18 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
       for (const path of known.keys()) if (!tree.files.has(path)) known.delete(path);
       emit({ directory: next.directory, files: checkTree(files) });
     }
+    places = new Set([...tree.files.values()].flatMap((file) => (typeof file === "string" ? [] : (file.placed ?? []))));
     const present = new Set([...tree.files.values()].map((file) => (typeof file === "string" ? "" : file.real)));
-    for (const path of written.keys()) if (!present.has(path)) written.delete(path);
+    for (const [path, at] of written) if (!present.has(path) || clock.now() - at >= settleMs) written.delete(path);
   };
 
-  /** Editors take a file away for a moment: what is missing is told once it has been so for the settle time. */
+  /** Editors take a file away for a moment, and git before it writes the next: what is missing is told once it has been so for a while. */
   const isOver = (): boolean => {
     const now = clock.now();
     missingSince ??= now;
-    if (now - missingSince >= settleMs) return true;
-    looker.at(missingSince + settleMs);
+    const patience = written.size > 0 ? 3 * settleMs : settleMs;
+    if (now - missingSince >= patience) return true;
+    looker.at(missingSince + patience);
     return false;
   };
 

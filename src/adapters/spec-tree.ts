@@ -15,9 +15,11 @@ export type SpecFile = {
   readonly real: string;
   /** Device, inode, size, times: equal means unchanged. */
   readonly version: string;
+  /** The part of it that a rename leaves as it was. */
+  readonly body: string;
   readonly mtimeMs: number;
-  /** Reached through a symlink, or below a directory that was moved to where it is: it was whole before it came here. */
-  readonly placed: boolean;
+  /** The symlink that it is reached through, or the directory that was moved to where it is: it may have been whole before it came here. */
+  readonly placed: string | null;
 };
 export type SpecTree = {
   readonly directory: TreeReading["directory"];
@@ -54,7 +56,7 @@ export async function scanTree(root: string): Promise<SpecTree> {
     else known.names.add(name);
   };
 
-  const walk = async (dir: string, path: string, above: readonly string[], placed: boolean): Promise<void> => {
+  const walk = async (dir: string, path: string, above: readonly string[], placed: string | null): Promise<void> => {
     if (above.includes(dir)) return;
     if (above.length > MAX_DEPTH) return void files.set(path, `more than ${String(MAX_DEPTH)} directories deep; nothing below it is read`);
     await note(dir, null);
@@ -73,30 +75,30 @@ export async function scanTree(root: string): Promise<SpecTree> {
             return;
           }
           const stats = await stat(target.real).catch(() => null);
-          if (stats?.isDirectory() === true) return descend(target.real, where, [...above, dir], true);
+          if (stats?.isDirectory() === true) return descend(target.real, where, [...above, dir], `${where} -> ${target.real}`);
           if (!isSpecName(entry.name)) return;
           await note(dirname(target.real), basename(target.real));
-          return look(target.real, where, true);
+          return look(target.real, where, `${where} -> ${target.real}`);
         }),
       );
     }
   };
 
-  const descend = async (dir: string, path: string, above: readonly string[], placed: boolean): Promise<void> => {
+  const descend = async (dir: string, path: string, above: readonly string[], placed: string | null): Promise<void> => {
     try {
-      await walk(dir, path, above, placed || (await wasMoved(dir)));
+      await walk(dir, path, above, placed ?? (await moveOf(dir)));
     } catch (cause) {
       const code = codeOf(cause);
       if (code !== "ENOENT" && code !== "ENOTDIR") files.set(path, `the directory cannot be read: ${reasonOf(code)}`);
     }
   };
 
-  const look = async (real: string, path: string, placed: boolean): Promise<void> => {
+  const look = async (real: string, path: string, placed: string | null): Promise<void> => {
     if (files.size >= MAX_FILES) return void files.set("", `more than ${String(MAX_FILES)} files; the rest is not read`);
     try {
       const stats = await stat(real, { bigint: true });
       if (!stats.isFile()) files.set(path, "it is no regular file");
-      else files.set(path, { real, version: versionOf(stats), mtimeMs: Number(stats.mtimeMs), placed });
+      else files.set(path, { real, version: versionOf(stats), body: bodyOf(stats), mtimeMs: Number(stats.mtimeMs), placed });
     } catch (cause) {
       const code = codeOf(cause);
       if (code !== "ENOENT") files.set(path, reasonOf(code));
@@ -108,7 +110,7 @@ export async function scanTree(root: string): Promise<SpecTree> {
   for (const hinge of await ancestorsOf(real ?? hinges.at(-1)?.dir ?? "/")) await note(hinge.dir, hinge.name);
   if (real === null) return { directory: code === "ENOENT" ? "missing" : "unreadable", files, watch };
   try {
-    await walk(real, "", [], await wasMoved(real));
+    await walk(real, "", [], hinges.length > 0 ? `-> ${real}` : await moveOf(real));
     return { directory: "present", files, watch };
   } catch (cause) {
     return { directory: codeOf(cause) === "ENOENT" ? "missing" : "unreadable", files: new Map(), watch };
@@ -130,14 +132,14 @@ async function ancestorsOf(dir: string): Promise<readonly { readonly dir: string
 }
 
 /** Making entries in a directory moves both its times; moving the directory moves only the change time. */
-const wasMoved = async (dir: string): Promise<boolean> => {
+const moveOf = async (dir: string): Promise<string | null> => {
   const stats = await stat(dir, { bigint: true }).catch(() => null);
-  return stats !== null && stats.ctimeNs > stats.mtimeNs;
+  return stats !== null && stats.ctimeNs > stats.mtimeNs ? inodeOf(stats) : null;
 };
 
 const inodeOf = (stats: BigIntStats): string => `${String(stats.dev)}.${String(stats.ino)}`;
-const versionOf = (stats: BigIntStats): string =>
-  `${inodeOf(stats)}.${String(stats.size)}.${String(stats.mtimeNs)}.${String(stats.ctimeNs)}`;
+const bodyOf = (stats: BigIntStats): string => `${inodeOf(stats)}.${String(stats.size)}.${String(stats.mtimeNs)}`;
+const versionOf = (stats: BigIntStats): string => `${bodyOf(stats)}.${String(stats.ctimeNs)}`;
 
 /** The real directories that hinges stand in: identity, and the names in each that matter. */
 export async function watchSetOf(hinges: readonly { readonly dir: string; readonly name: string }[]): Promise<{
