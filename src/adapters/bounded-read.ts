@@ -1,6 +1,6 @@
 /** Reads of small files of the kernel: never more than a limit, never a wait for a pipe's writer, and no error but "nothing there". */
-import { close, closeSync, constants, open, openSync, read, readSync } from "node:fs";
-import * as files from "node:fs/promises";
+import { closeSync, constants, openSync, read, readSync } from "node:fs";
+import { open } from "node:fs/promises";
 
 /** A FIFO put in an attribute's place must not hold us. */
 const FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
@@ -50,15 +50,46 @@ export function readBytesSync(path: string, limit: number): Uint8Array | null {
   }
 }
 
-/** {@link readBytesSync} on a thread: for what may wait on a lock of the kernel. */
-export async function readBytes(path: string, limit: number): Promise<Uint8Array | null> {
-  const bytes = await readStart(path, limit + 1);
-  return bytes === null || bytes.length > limit ? null : bytes;
+/**
+ * {@link readBytesSync} with the reads on a thread: for attributes that may wait on a lock of the kernel. To open and to close one never waits,
+ * and a trip to a thread and back is what this costs most. A short read is the last (fs/kernfs/file.c).
+ */
+export async function readAttribute(path: string, limit: number): Promise<Uint8Array | null> {
+  let fd: number;
+  try {
+    fd = openSync(path, FLAGS);
+  } catch {
+    return null;
+  }
+  try {
+    const parts: Buffer[] = [];
+    let total = 0;
+    for (;;) {
+      const buffer = Buffer.allocUnsafe(PAGE);
+      const length = await new Promise<number>((resolve, reject) => {
+        read(fd, buffer, 0, PAGE, null, (failed, count) => (failed === null ? resolve(count) : reject(failed)));
+      });
+      total += length;
+      if (total > limit) return null;
+      parts.push(buffer.subarray(0, length));
+      if (length < PAGE) return Buffer.concat(parts, total);
+    }
+  } catch {
+    return null;
+  } finally {
+    closeSync(fd);
+  }
 }
+
+/** {@link readAttribute} as text, {@link PAGE} bytes at most. */
+export const readAttributeText = async (path: string): Promise<string | null> => {
+  const bytes = await readAttribute(path, PAGE);
+  return bytes === null ? null : new TextDecoder().decode(bytes);
+};
 
 /** @returns the file's first bytes, `limit` at most; null: missing or not readable */
 export async function readStart(path: string, limit: number): Promise<Uint8Array | null> {
-  const file = await files.open(path, FLAGS).catch(() => null);
+  const file = await open(path, FLAGS).catch(() => null);
   if (file === null) return null;
   try {
     const parts: Buffer[] = [];
@@ -75,18 +106,3 @@ export async function readStart(path: string, limit: number): Promise<Uint8Array
     await file.close().catch(() => undefined);
   }
 }
-
-/** {@link readTextSync} on a thread, in as few trips to it as can be. */
-export const readText = (path: string): Promise<string | null> =>
-  new Promise((resolve) => {
-    open(path, FLAGS, (refused, fd) => {
-      if (refused !== null) {
-        resolve(null);
-        return;
-      }
-      const buffer = Buffer.allocUnsafe(PAGE);
-      read(fd, buffer, 0, PAGE, null, (failed, length) => {
-        close(fd, () => resolve(failed === null ? buffer.toString("utf8", 0, length) : null));
-      });
-    });
-  });

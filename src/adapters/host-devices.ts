@@ -114,7 +114,9 @@ export function createHostDevices(
     if (was !== undefined && (at === null || addressOf(at) !== addressOf(was) || plain.inode !== was.inode)) forget(busid);
     else if (texts !== null) locked.refresh(busid);
     if (!last) {
-      settling.again(busid, () => look(busid));
+      // An answer that is on its way brings us back here.
+      if (at !== null && texts === null) settling.atEnd(busid, () => look(busid));
+      else settling.again(busid, () => look(busid));
       return;
     }
     settling.end(busid);

@@ -6,7 +6,7 @@ import type { Clock, HostUsb } from "../model/contracts.ts";
 import { type HostDevice, type InUse, printable } from "../model/hostdev.ts";
 import type { Timings } from "../model/timings.ts";
 import { parseDefaultRoutes, parseMounts, parseSwaps } from "../protocol/proc-use.ts";
-import { readStart, readText } from "./bounded-read.ts";
+import { readStart } from "./bounded-read.ts";
 
 export type InUseOptions = {
   readonly sysfs: string;
@@ -17,7 +17,7 @@ export type InUseOptions = {
 };
 
 /** Some thousand mounts and routes; default routes come first, and a disk that is held tells by itself. */
-const MAX_PROC_BYTES = 4 << 20;
+const MAX_BYTES = 4 << 20;
 /** `1-1:1.0/host0/target0:0:0/0:0:0:0/block` is five deep; a card reader's one more. */
 const MAX_DEPTH = 8;
 const MAX_DIRECTORIES = 512;
@@ -84,10 +84,10 @@ async function disksIn(block: string): Promise<readonly Disk[]> {
 
 async function disksInUse(disks: readonly Disk[], dev: string, proc: string): Promise<readonly string[]> {
   if (disks.length === 0) return [];
-  const mounts = parseMounts(await procText(join(proc, "self/mountinfo")));
-  const swaps = parseSwaps(await procText(join(proc, "swaps")));
+  const mounts = parseMounts(await textOf(join(proc, "self/mountinfo")));
+  const swaps = parseSwaps(await textOf(join(proc, "swaps")));
   const why = async ({ name, directory }: Disk): Promise<string | null> => {
-    const number = (await readText(`${directory}/dev`))?.trim();
+    const number = (await textOf(`${directory}/dev`)).trim();
     // btrfs mounts have a device number of their own: its source tells. The kernel writes / in a name as !.
     const file = name.replaceAll("!", "/");
     const mount = mounts.find(({ device, source }) => device === number || isNode(source, file));
@@ -119,8 +119,8 @@ async function refusesExclusive(path: string): Promise<boolean> {
 
 async function routesOver(nets: readonly string[], sysfs: string, proc: string): Promise<readonly string[]> {
   if (nets.length === 0) return [];
-  const ipv4 = await procText(join(proc, "net/route"));
-  const ipv6 = await procText(join(proc, "net/ipv6_route"));
+  const ipv4 = await textOf(join(proc, "net/route"));
+  const ipv6 = await textOf(join(proc, "net/ipv6_route"));
   const routed = parseDefaultRoutes(ipv4, ipv6);
   const found: string[] = [];
   for (const name of nets) {
@@ -144,8 +144,8 @@ async function carrierOf(name: string, interfaces: string, routed: ReadonlySet<s
   return null;
 }
 
-const procText = async (path: string): Promise<string> => {
-  const bytes = await readStart(path, MAX_PROC_BYTES);
+const textOf = async (path: string): Promise<string> => {
+  const bytes = await readStart(path, MAX_BYTES);
   return bytes === null ? "" : new TextDecoder().decode(bytes);
 };
 const namesIn = (path: string): Promise<readonly string[]> => readdir(path).catch(() => []);

@@ -4,6 +4,8 @@ import type { Clock } from "../model/contracts.ts";
 export type Settling = {
   /** Calls `fn` once, later; a call that is already due stays as it is. */
   again(key: string, fn: () => void): void;
+  /** Calls `fn` when the key's time is over; {@link again} comes before that. */
+  atEnd(key: string, fn: () => void): void;
   /** Whether the key has had its whole time: it is taken as it is now. */
   isOver(key: string): boolean;
   /** Gives the key its whole time once more. */
@@ -15,8 +17,10 @@ export type Settling = {
   close(): void;
 };
 
+type State = { waitedMs: number; nextMs: number; timer: unknown; final: boolean };
+
 export function createSettling(clock: Clock, boundMs: number): Settling {
-  const keys = new Map<string, { waitedMs: number; nextMs: number; timer: unknown }>();
+  const keys = new Map<string, State>();
   const waiters = new Set<{ readonly left: Set<string>; readonly resolve: () => void }>();
   const ended = (key: string): void => {
     keys.delete(key);
@@ -25,18 +29,30 @@ export function createSettling(clock: Clock, boundMs: number): Settling {
       if (waiter.left.size === 0 && waiters.delete(waiter)) waiter.resolve();
     }
   };
+  const stateOf = (key: string): State => {
+    const state = keys.get(key) ?? { waitedMs: 0, nextMs: 1, timer: null, final: false };
+    keys.set(key, state);
+    return state;
+  };
+  const wait = (state: State, ms: number, fn: () => void, final: boolean): void => {
+    state.final = final;
+    state.timer = clock.setTimeout(() => {
+      state.timer = null;
+      state.waitedMs += ms;
+      fn();
+    }, ms);
+  };
   return {
     again: (key, fn) => {
-      const state = keys.get(key) ?? { waitedMs: 0, nextMs: 1, timer: null };
-      keys.set(key, state);
-      if (state.timer !== null) return;
-      const ms = Math.min(state.nextMs, boundMs - state.waitedMs);
-      state.timer = clock.setTimeout(() => {
-        state.timer = null;
-        state.waitedMs += ms;
-        state.nextMs *= 2;
-        fn();
-      }, ms);
+      const state = stateOf(key);
+      if (state.timer !== null && !state.final) return;
+      if (state.timer !== null) clock.clearTimeout(state.timer);
+      wait(state, Math.min(state.nextMs, boundMs - state.waitedMs), fn, false);
+      state.nextMs *= 2;
+    },
+    atEnd: (key, fn) => {
+      const state = stateOf(key);
+      if (state.timer === null) wait(state, boundMs - state.waitedMs, fn, true);
     },
     isOver: (key) => (keys.get(key)?.waitedMs ?? 0) >= boundMs,
     more: (key) => {

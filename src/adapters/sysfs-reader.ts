@@ -16,7 +16,7 @@ import {
   portDirectory,
   tellsAll,
 } from "../protocol/sysfs-usb.ts";
-import { readBytes, readBytesSync, readText, readTextSync } from "./bounded-read.ts";
+import { readAttribute, readAttributeText, readBytesSync, readTextSync } from "./bounded-read.ts";
 
 /** The node's inode, and a word that changes with its owner or mode. */
 export type NodeFacts = { readonly inode: number; readonly access: string };
@@ -144,13 +144,13 @@ export function createSysfsReader({ sysfs, dev, mayWait }: { sysfs: string; dev:
       };
     },
     lockedLater: async ({ busid, directory }) => {
-      // One at a time: a device whose lock is held costs one thread of the pool, not five.
-      const serial = await readText(`${directory}/serial`);
-      const manufacturer = await readText(`${directory}/manufacturer`);
-      const product = await readText(`${directory}/product`);
-      const descriptors = await readBytes(`${directory}/descriptors`, MAX_DESCRIPTORS);
+      // One at a time: a device whose lock is held costs one thread of the pool, not five. The first waits for the drivers' probing; then the rest is there.
+      const serial = await readAttributeText(`${directory}/serial`);
+      const manufacturer = await readAttributeText(`${directory}/manufacturer`);
+      const product = await readAttributeText(`${directory}/product`);
+      const descriptors = await readAttribute(`${directory}/descriptors`, MAX_DESCRIPTORS);
       if (tellsAll(descriptors)) return { descriptors, serial, manufacturer, product, kernel: null };
-      const kernel = kernelView(busid, directory, await readText(`${directory}/bNumInterfaces`));
+      const kernel = kernelView(busid, directory, await readAttributeText(`${directory}/bNumInterfaces`));
       return { descriptors, serial, manufacturer, product, kernel };
     },
     unlocked: ({ busid, directory }) => ({
