@@ -5,7 +5,7 @@ import type { Place } from "../src/model/action.ts";
 import { instanceOf } from "../src/model/hostdev.ts";
 import type { ClaimPlan, Planner, WorldChange } from "../src/model/world.ts";
 import { changesOf, createPlanner, planAll } from "../src/planner/plan.ts";
-import { BUSIDS, hostDevice, wholeWorld, worldChange } from "./support/arbitraries.ts";
+import { hostChange, wholeWorld, worldChange } from "./support/arbitraries.ts";
 import { realise } from "./support/planner-worlds.ts";
 
 const RUNS = { numRuns: Number(process.env["PLANNER_RUNS"] ?? 400) };
@@ -193,24 +193,28 @@ describe("what is planned", () => {
 });
 
 describe("what is right stays", () => {
-  test("a device that arrives moves none that is attached", () => {
+  /** Scanning objects of others make what they hold uncertain as soon as there are two; objects of ours are of another file's making. */
+  const foreign = (change: WorldChange): boolean =>
+    change.kind !== "live" || change.domain === null || change.domain.objects.every(({ exact, ours }) => exact && !ours);
+
+  test("a device that arrives moves none that is attached, whatever came and went before", () => {
     fc.assert(
-      fc.property(
-        wholeWorld,
-        fc.constantFrom(...BUSIDS).chain((busid) => hostDevice(busid)),
-        (changes, arriving) => {
-          // Scanning objects of others make what they hold uncertain as soon as there are two that they may hold.
-          const planner = planned(
-            changes.filter((change) => change.kind !== "live" || !(change.domain?.objects.some(({ exact }) => !exact) ?? false)),
-          );
+      fc.property(wholeWorld, fc.array(hostChange, { minLength: 1, maxLength: 10 }), (changes, history) => {
+        const planner = planned(changes.filter(foreign));
+        settle(planner);
+        for (const change of history) {
+          const arrives = change.kind === "host" && change.device !== null && !planner.world.host.has(change.busid);
+          const before = [...planner.claims.values()].filter(({ target, owned }) => isPlace(target) && kept(target, owned));
+          planner.apply([change]);
+          if (arrives) {
+            const after = before.flatMap(({ id }) => planner.claims.get(id) ?? []);
+            expect(after.map(({ id, target, owned }) => [id, target, owned])).toEqual(
+              before.map(({ id, target, owned }) => [id, target, owned]),
+            );
+          }
           settle(planner);
-          fc.pre(!planner.world.host.has(arriving.busid));
-          const before = new Map([...planner.claims].filter(([, { target, owned }]) => isPlace(target) && kept(target, owned)));
-          planner.apply([{ kind: "host", busid: arriving.busid, device: arriving }]);
-          for (const [id, { target, owned }] of before)
-            expect([id, planner.claims.get(id)?.target, planner.claims.get(id)?.owned]).toEqual([id, target, owned]);
-        },
-      ),
+        }
+      }),
       RUNS,
     );
   });

@@ -930,20 +930,12 @@ describe("where in the domain", () => {
     expect(run(live("win10", { controllers: [liveController(OUR_BUS, { occupied: [1] })] })).text).toBe(at(2));
     expect(run(served("win10", [ours(y, 1)])).text).toBe(at(1));
   });
-  test("no port of another entry is taken while there are others", () => {
-    const devices = [entry("a", onX), entry("b", onY)];
-    const planner = plan({
-      host: [x],
-      files: [spec("win10", devices)],
-      domains: [live("win10", { controllers: [liveController(OUR_BUS, { occupied: [1] })] })],
-    });
-    expect(of(planner, "win10/a")).toBe(at(2));
-    const both = plan({
-      host: [x, y],
-      files: [spec("win10", devices)],
-      domains: [live("win10", { controllers: [liveController(OUR_BUS, { occupied: [1] })] })],
-    });
-    expect(of(both, "win10/a")).toBe(at(3));
+  test("no port of another entry is taken while there are others, whether that one is there or not", () => {
+    const files = [spec("win10", [entry("a", onX), entry("b", onY), entry("c", { port: "1-3" }, { controller: "hci0", guestPort: 3 })])];
+    const domains = [live("win10", { controllers: [liveController(OUR_BUS, { occupied: [1] })] })];
+    expect(of(plan({ host: [x], files, domains }), "win10/a")).toBe(at(4));
+    const both = plan({ host: [x, y], files, domains });
+    expect(of(both, "win10/a")).toBe(at(4));
     expect(of(both, "win10/b")).toBe(at(2, "1-2"));
   });
   test("when only ports are left from which something is going, they are waited for", () => {

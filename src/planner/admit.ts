@@ -6,10 +6,10 @@ import { type BuiltIn, type HostPolicy, openPolicy, type PolicyRule } from "../m
 import type { Veto, World } from "../model/world.ts";
 import { globMatches, selectorMatches, type Step } from "./selector.ts";
 
-export type Denial = { readonly reason: string; readonly message: string };
+type Denial = { readonly reason: string; readonly message: string };
 export type Admission = { readonly denial: Denial | null; readonly steps: readonly Step[] };
 
-export type AdmissionRequest = {
+type AdmissionRequest = {
   readonly policy: HostPolicy;
   readonly device: HostDevice;
   /** metadata.name. */

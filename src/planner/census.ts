@@ -57,7 +57,7 @@ export class Census implements View {
   private readonly namesByTarget = createKeyIndex<string>();
   private readonly authorities = new Map<string, Authority>();
   private readonly holds = new Map<string, Hold>();
-  /** Answers that hold until the next change. */
+  /** Answers about a device, until it, what holds it or what matches it changes. */
   private readonly seatCache = new Map<string, readonly Seat[]>();
   private readonly entryCache = new Map<string, readonly Entry[]>();
   private readonly dirt: Dirt = { devices: new Set(), entries: new Set(), names: new Set(), lives: new Set() };
@@ -130,7 +130,6 @@ export class Census implements View {
   }
 
   apply(change: WorldChange): void {
-    this.forgetAnswers();
     if (change.kind === "host") this.changeHost(change.busid, change.device);
     else if (change.kind === "live") this.changeLive(change.key, change.domain);
     else if (change.kind === "forced") this.changeForced(change.name, change.domain);
@@ -143,12 +142,6 @@ export class Census implements View {
       insert(this.facts, change.claim, change.facts);
       this.dirt.names.add(change.claim.slice(0, change.claim.indexOf("/")));
     }
-    this.forgetAnswers();
-  }
-
-  private forgetAnswers(): void {
-    this.seatCache.clear();
-    this.entryCache.clear();
   }
 
   private changeHost(busid: string, device: HostDevice | null): void {
@@ -162,8 +155,9 @@ export class Census implements View {
         this.dirt.entries.add(entry);
       }
       this.matchedBy.delete(busid);
-      this.seatCache.delete(busid);
     }
+    this.seatCache.delete(busid);
+    this.entryCache.delete(busid);
     this.dirt.devices.add(busid);
     insert(this.host, busid, device);
     if (device === null) return;
@@ -183,6 +177,7 @@ export class Census implements View {
 
   private link(entry: Entry, busid: string, device: HostDevice): void {
     if (!entry.selectors.some((selector) => selectorMatches(selector, device))) return;
+    this.entryCache.delete(busid);
     const entries = this.matchedBy.get(busid);
     if (entries === undefined) this.matchedBy.set(busid, new Set([entry]));
     else entries.add(entry);
@@ -217,6 +212,7 @@ export class Census implements View {
       for (const selector of entry.selectors) this.entryIndex.remove(selectorKey(selector), entry);
       for (const busid of this.devicesFor(entry)) {
         this.matchedBy.get(busid)?.delete(entry);
+        this.entryCache.delete(busid);
         this.dirt.devices.add(busid);
       }
       this.matches.delete(entry);
@@ -307,16 +303,23 @@ export class Census implements View {
       }
       const seat: Seat = { live: key, object };
       this.seatIndex.add(seatKey(object), seat);
-      for (const busid of this.heldBy(seat)) this.dirt.devices.add(busid);
+      this.reseat(seat);
       return seat;
     });
     for (const seat of before.values()) {
       this.seatIndex.remove(seatKey(seat.object), seat);
-      for (const busid of this.heldBy(seat)) this.dirt.devices.add(busid);
+      this.reseat(seat);
     }
     if (seats.length === 0) this.liveSeats.delete(key);
     else this.liveSeats.set(key, seats);
-    this.forgetAnswers();
+  }
+
+  /** What holds these devices is no more what it was. */
+  private reseat(seat: Seat): void {
+    for (const busid of this.heldBy(seat)) {
+      this.seatCache.delete(busid);
+      this.dirt.devices.add(busid);
+    }
   }
 
   private changePolicy(policy: World["policy"]): void {

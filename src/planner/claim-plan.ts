@@ -12,7 +12,7 @@ import { attachedAt } from "./seats.ts";
 
 const SHOWN_CANDIDATES = 8;
 
-export type ClaimInput = {
+type ClaimInput = {
   readonly draft: Draft;
   readonly authority: Authority;
   readonly hold: Hold | null;

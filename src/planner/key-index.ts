@@ -1,6 +1,6 @@
 /** Values filed under keys: what a change in the world can touch is found by key, never by a look at everything. */
 
-export type KeyIndex<T> = {
+type KeyIndex<T> = {
   add(key: string, value: T): void;
   remove(key: string, value: T): void;
   get(key: string): ReadonlySet<T>;

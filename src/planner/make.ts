@@ -4,7 +4,7 @@ import type { LiveController, LiveDomain } from "../model/domain.ts";
 import { type ControllerModel, controllerModel, modelOfVersion } from "../model/usbctrl.ts";
 
 /** The model that a declared controller stands for on plain QEMU; undefined: nobody knows it. */
-export const declaredModel = ({ model, version }: DesiredController): ControllerModel | undefined =>
+const declaredModel = ({ model, version }: DesiredController): ControllerModel | undefined =>
   model === null ? modelOfVersion(version ?? 3) : controllerModel(model);
 
 const clamp = (ports: number, { minPorts, maxPorts }: ControllerModel): number => Math.min(maxPorts, Math.max(minPorts, ports));

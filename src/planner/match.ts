@@ -80,7 +80,8 @@ class Contest {
   /** Whether the device sits where this entry puts it: its guest port, else the port of its position in the file. */
   private isAtHome(entry: Entry, busid: string): boolean {
     const seat = sitsIn(this.view, entry.domain, busid);
-    if (seat === null || wantsAll(entry)) return false;
+    // Where somebody else put it says nothing.
+    if (seat?.object.ours !== true || wantsAll(entry)) return false;
     const { guestPort, controller } = entry.device;
     const bus = this.view.authority(entry.domain).live?.controllers.find((live) => live.bus === seat.object.bus);
     return rootPort(seat.object.port) === (guestPort ?? entry.index + 1) && (controller === null || bus?.name === controller);

@@ -8,7 +8,7 @@ import { attachedAt, isTraceable, type Seat } from "./seats.ts";
 import { selectorMatches } from "./selector.ts";
 import type { Entry, View } from "./view.ts";
 
-export const orphanId = (live: string, path: string): string => `${live} ${path}`;
+const orphanId = (live: string, path: string): string => `${live} ${path}`;
 
 /** The command that a person clears an object with, at the domain's own monitor. */
 const clearWith = ({ id, path }: LiveObject): string => `device_del ${id ?? path}`;

@@ -21,11 +21,13 @@ export type Placement =
   /** `wait`: a port will be free as soon as what leaves it has left. */
   | { readonly kind: "nowhere"; readonly wait: boolean; readonly reason: string; readonly message: string };
 
-export type PlaceWorld = {
+type PlaceWorld = {
   readonly live: LiveDomain;
   /** null: made when needed. */
   readonly declared: readonly DesiredController[] | null;
   readonly requests: readonly PlaceRequest[];
+  /** All entries of the file, in their order: their ports are kept free for them as long as there are others. */
+  readonly entries: readonly Pick<DesiredDevice, "controller" | "guestPort" | "count">[];
   /** Spots of what is to be removed: nothing is behind it, or a device that has to go first. */
   readonly dead: readonly Spot[];
   readonly leaving: readonly Spot[];
@@ -146,8 +148,10 @@ class Floor {
   /** The ports of a controller in the order in which an entry takes them: its own, then those that no other entry counts on. */
   private ports(rack: Rack, index: number): readonly number[] {
     const all = Array.from({ length: rack.ports }, (_, i) => i + 1);
-    const counted = new Set(this.world.requests.map((request) => request.entry.guestPort ?? request.index + 1));
-    const named = this.world.requests.flatMap(({ entry }) => (entry.controller === rack.name ? (entry.guestPort ?? []) : []));
+    const { entries, requests } = this.world;
+    const named = entries.flatMap(({ controller, guestPort }) => (controller === rack.name ? (guestPort ?? []) : []));
+    const alone = entries.flatMap(({ guestPort, count }, i) => (guestPort === null && count === 1 ? i + 1 : []));
+    const counted = new Set([...alone, ...requests.map((request) => request.index + 1)]);
     const rank = (port: number): number => (named.includes(port) ? 3 : port === index + 1 ? 0 : counted.has(port) ? 2 : 1);
     return all.sort((a, b) => rank(a) - rank(b) || a - b);
   }

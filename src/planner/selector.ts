@@ -9,7 +9,7 @@ import { formatClass, type HostDevice, printable, type UsbClass } from "../model
 export type Step = { readonly ok: boolean; readonly text: string };
 
 /** What an interface criterion says of a device whose interfaces are not known: a selector does not match, a `deny` does (product.md §3). */
-export type Unknown = "no-match" | "match";
+type Unknown = "no-match" | "match";
 
 const isGlob = (pattern: string): boolean => /[*?]/.test(pattern);
 

@@ -90,6 +90,7 @@ function place(view: View, present: LiveDomain, { name, drafts }: Drafted, orpha
     live: present,
     declared: view.world.forced.get(name)?.spec.controllers ?? null,
     requests,
+    entries: view.entries(name).map(({ device }) => device),
     dead: going.filter(({ dead }) => dead).map(({ at }) => at),
     leaving: [
       ...going.filter(({ dead }) => !dead).map(({ at }) => at),

@@ -22,7 +22,7 @@ import {
   theirs,
 } from "./planner-worlds.ts";
 
-export const BUSIDS = ["1-1", "1-2", "1-2.1", "1-10", "2-1"] as const;
+const BUSIDS = ["1-1", "1-2", "1-2.1", "1-10", "2-1"] as const;
 const NAMES = ["a", "b", "c"] as const;
 const ENTRIES = ["e1", "e2", "e3", "e4"] as const;
 const UUID = "6c8d2f3e-0000-4000-8000-000000000001";
@@ -31,7 +31,7 @@ const pick = <T>(values: readonly T[]): fc.Arbitrary<T> => fc.constantFrom(...va
 const rarely = <T>(value: T, usual: T): fc.Arbitrary<T> =>
   fc.oneof({ weight: 6, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: fc.constant(value) });
 
-export const hostDevice = (busid: string): fc.Arbitrary<HostDevice> =>
+const hostDevice = (busid: string): fc.Arbitrary<HostDevice> =>
   fc
     .record({
       vendor: pick(["0529", "046d"]),
