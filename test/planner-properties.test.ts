@@ -8,7 +8,7 @@ import { changesOf, createPlanner, planAll } from "../src/planner/plan.ts";
 import { hostChange, wholeWorld, worldChange } from "./support/arbitraries.ts";
 import { realise } from "./support/planner-worlds.ts";
 
-const RUNS = { numRuns: Number(process.env["PLANNER_RUNS"] ?? 400) };
+const RUNS = { numRuns: Number(process.env["PLANNER_RUNS"] ?? 200) };
 const ROUNDS = 12;
 
 const sorted = <T>(map: ReadonlyMap<string, T>): readonly (readonly [string, T])[] => [...map].sort(([a], [b]) => (a < b ? -1 : 1));
