@@ -5,12 +5,22 @@
 import { fulfils } from "../machines/claim.ts";
 import type { ActionError, Outcome, Place } from "../model/action.ts";
 import type { Contracts } from "../model/contracts.ts";
+import type { DesiredDevice } from "../model/desired.ts";
 import { fingerprintOf, type HostDevice, type InUse, instanceOf } from "../model/hostdev.ts";
 import type { Quarantine } from "../model/intentions.ts";
 import { err } from "../model/result.ts";
 import type { Cause } from "../model/status.ts";
 import type { Timings } from "../model/timings.ts";
-import type { ClaimId, ClaimPlan, DomainPlan, OrphanPlan, Planner, Veto, WorldChange } from "../model/world.ts";
+import {
+  type ClaimId,
+  type ClaimPlan,
+  claimId,
+  type DomainPlan,
+  type OrphanPlan,
+  type Planner,
+  type Veto,
+  type WorldChange,
+} from "../model/world.ts";
 import { createPlanner } from "../planner/plan.ts";
 import { createRunner, type Runner } from "./claims.ts";
 import { createHistory, type History, type Holder } from "./history.ts";
@@ -65,7 +75,9 @@ export function createReconciler(
     attach,
     detach: async (id, at, signal, onStep) => {
       const outcome = await contracts.domains.detach(at, { signal, onStep });
-      events.acted(id, `device_del ${at.path}`, outcome.ok ? null : outcome.error);
+      // The observation comes before the answer, and an orphan that is seen gone is forgotten: then its action is called off, and done.
+      const seen = planner.world.domains.get(at.domain)?.objects.some(({ path }) => path === at.path) === true;
+      events.acted(id, `device_del ${at.path}`, outcome.ok || !seen ? null : outcome.error);
       return outcome;
     },
     onProgress: (id) => {
@@ -138,11 +150,13 @@ export function createReconciler(
       const claims = new Map<ClaimId, ClaimPlan | null>();
       const domains = new Map<string, DomainPlan | null>();
       const touched: WorldChange[] = [];
+      const edited: ClaimId[] = [];
       while (queue.length > 0) {
         const batch = queue;
         queue = [];
         const counted = batch.flatMap((change) => (change.kind === "host" ? [...countHost(change), change] : [change]));
         touched.push(...counted);
+        for (const change of batch) if (change.kind === "forced") edited.push(...editedEntries(change));
         const delta = planner.apply(counted);
         for (const [id, plan] of delta.orphans) orphans.set(id, plan);
         for (const [id, plan] of delta.claims) claims.set(id, plan);
@@ -153,6 +167,7 @@ export function createReconciler(
       for (const [id, plan] of orphans) registry.setOrphan(id, plan);
       for (const [name, plan] of domains) registry.setDomain(name, plan);
       dispatch(orphans, claims);
+      for (const one of edited) for (const id of registry.ofEntry(one)) runner.retry(id);
       for (const [id, plan] of claims) events.claim(id, plan, cause);
       for (const [name, plan] of domains) events.domain(name, plan);
       for (const change of touched) tellTouched(change);
@@ -161,6 +176,14 @@ export function createReconciler(
     }
     if (queue.length > 0) apply([], cause);
   }
+
+  /** Entries that a person has edited: what was held against them is forgiven, and what needed a person is tried again. */
+  const editedEntries = ({ name, domain }: WorldChange & { kind: "forced" }): ClaimId[] => {
+    const before = new Map(planner.world.forced.get(name)?.spec.devices.map((device) => [device.name, wordOf(device)]));
+    const entries = (domain?.spec.devices ?? []).filter((device) => before.has(device.name) && before.get(device.name) !== wordOf(device));
+    for (const device of entries) history.forgiveEntry(name, device.name);
+    return entries.map((device) => claimId(name, device.name, null));
+  };
 
   /** Compares with what was last told to the machine: an object that went without us was taken by somebody else. */
   const countClaim = (id: ClaimId, plan: ClaimPlan): void => {
@@ -251,6 +274,9 @@ export function createReconciler(
     },
   };
 }
+
+/** What an entry says, wherever in the file it stands. */
+const wordOf = (device: DesiredDevice): string => JSON.stringify({ ...device, mark: null });
 
 const samePlace = (target: ClaimPlan["target"] | undefined, place: Place): boolean =>
   target !== undefined &&
