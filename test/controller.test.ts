@@ -289,6 +289,38 @@ describe("life", () => {
     await rig.until("Attached");
   });
 
+  test("an edit of the entry ends a contest, and lets what was stalled be tried again", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], wanted);
+    for (let i = 0; i < 3; i += 1) {
+      await rig.until("Attached");
+      rig.take(`/machine/peripheral/${deviceId(stick(5))}`);
+    }
+    await eventually(() => expect(rig.phase()).toMatch(/^Contested/));
+    rig.file({ ...wanted, mark: { ...mark, line: 9 } });
+    expect(rig.phase()).toMatch(/^Contested/);
+    rig.file({ ...wanted, required: true });
+    await rig.until("Attached");
+
+    rig.unplug("1-1");
+    rig.answer = () => err({ kind: "terminal", reason: "NoController", message: "none" });
+    rig.plug(stick(6));
+    await rig.until("Stalled/NoController");
+    rig.answer = null;
+    rig.file(wanted);
+    await rig.until("Attached");
+  });
+
+  test("the host as a whole is Ready while every domain is", async () => {
+    const rig = new Rig();
+    const ready = () => rig.controller.view.snapshot().conditions.find(({ type }) => type === "Ready");
+    rig.ready([stick(5)], wanted, { ...entry("dongle", { vendor: "0529" }), required: true });
+    await rig.until("Attached");
+    expect(ready()).toMatchObject({ status: "False", reason: "DomainsNotReady" });
+    rig.plug({ ...stick(7, "1-3"), vendor: "0529", serial: "B" });
+    await eventually(() => expect(ready()).toMatchObject({ status: "True" }));
+  });
+
   test("held, it is given back at once, and attached again when the hold has ended", async () => {
     const rig = new Rig();
     rig.ready([stick(5)], wanted);

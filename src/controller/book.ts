@@ -13,7 +13,8 @@ export type Source = {
   claim(id: string, moved: { readonly since: number; readonly cause: Cause | null }): ClaimStatus | null;
   domain(name: string, claims: readonly ClaimStatus[]): DomainStatus | null;
   host(busid: string): HostDeviceStatus | null;
-  conditions(): readonly Condition[];
+  /** @param unready - names of domains that are not Ready, of `total` */
+  conditions(unready: ReadonlySet<string>, total: number): readonly Condition[];
 };
 
 export type Book = {
@@ -50,6 +51,7 @@ export function createBook(deps: {
   const claimsByDomain = new Map<string, Set<string>>();
   const domains = new Map<string, DomainStatus>();
   const hosts = new Map<string, HostDeviceStatus>();
+  const unready = new Set<string>();
   let conditions: readonly Condition[] = [];
 
   const touchedClaims = new Map<string, { readonly domain: string; readonly cause: Cause | null }>();
@@ -127,6 +129,12 @@ export function createBook(deps: {
     for (const name of touchedDomains) {
       const value = source.domain(name, claimsOf(name));
       if (renew(domains, name, value)) push({ kind: "domain", key: name, value });
+      const isUnready = value?.conditions.some(({ type, status }) => type === "Ready" && status === "False") === true;
+      if (isUnready !== unready.has(name)) {
+        if (isUnready) unready.add(name);
+        else unready.delete(name);
+        touchedConditions = true;
+      }
     }
     touchedDomains.clear();
     for (const busid of touchedHosts) {
@@ -136,7 +144,7 @@ export function createBook(deps: {
     touchedHosts.clear();
     if (touchedConditions) {
       touchedConditions = false;
-      const next = source.conditions();
+      const next = source.conditions(unready, domains.size);
       if (JSON.stringify(next) !== JSON.stringify(conditions)) {
         conditions = next;
         push({ kind: "conditions", value: [...next] });

@@ -21,7 +21,7 @@ import { createJournal } from "./journal.ts";
 import { createOperator } from "./operate.ts";
 import { createOverrides } from "./overrides.ts";
 import { createReconciler, type Reconciler } from "./reconcile.ts";
-import { claimStatus, domainStatus } from "./status.ts";
+import { claimStatus, domainStatus, policyConditions, readyInTotal } from "./status.ts";
 import type { ControllerView } from "./view.ts";
 
 export type Controller = {
@@ -81,7 +81,11 @@ export function createController(contracts: Contracts, options: ControllerOption
         return domainStatus(plan, reconciler.planner.world.forced.get(name), liveOf(plan.live), claims, orphans);
       },
       host: (busid) => hostStatus(busid, reconciler, (id) => book.statusOf(id)),
-      conditions: () => desired?.conditions() ?? [],
+      conditions: (unready, total) => [
+        readyInTotal(unready, total),
+        ...(desired?.conditions() ?? []),
+        ...policyConditions(reconciler.planner.world.policy),
+      ],
     },
   });
   const liveOf = (key: DomainKey | null) => (key === null ? undefined : reconciler.planner.world.domains.get(key));

@@ -5,7 +5,7 @@
 import type { Clock } from "../model/contracts.ts";
 import { fingerprintOf, type HostDevice } from "../model/hostdev.ts";
 import type { Timings } from "../model/timings.ts";
-import type { ClaimFacts, ClaimId } from "../model/world.ts";
+import { type ClaimFacts, type ClaimId, claimId } from "../model/world.ts";
 import { createAlarms } from "./alarms.ts";
 
 /** A claim that has, or is about to have, a certain host device. */
@@ -31,6 +31,8 @@ export type History = {
   undone(id: ClaimId): void;
   /** A person or a restart of the domain clears what was held against the claim. */
   forgive(id: ClaimId): void;
+  /** The same for every claim of an entry. */
+  forgiveEntry(domain: string, entry: string): void;
   /** The claim is no more. */
   forget(id: ClaimId): void;
   stop(): void;
@@ -122,6 +124,11 @@ export function createHistory(deps: {
       record.contested = false;
       record.undone = [];
       if (contested) tell(id, record);
+    },
+    forgiveEntry(domain, entry) {
+      // Few claims have a history at all.
+      const one = claimId(domain, entry, null);
+      for (const id of [...records.keys()]) if (id === one || id.startsWith(`${one}@`)) this.forgive(id);
     },
     forget(id) {
       const record = records.get(id);

@@ -42,10 +42,7 @@ export function createOperator(deps: {
       suggestion: nearest(device, entriesOf(domain)),
     };
   };
-  const idsOf = (domain: string, device: string): ClaimId[] => {
-    const one = claimId(domain, device, null);
-    return [...planner.claims.keys()].filter((id) => id === one || id.startsWith(`${one}@`));
-  };
+  const idsOf = (domain: string, device: string): ClaimId[] => [...reconciler.registry.ofEntry(claimId(domain, device, null))];
   const note = (domain: string | null, device: string | null, verb: string, reason: string | undefined): void =>
     book.note({
       domain,

@@ -1,7 +1,7 @@
 /** The plans as they were last acted on, found by what they concern: host device, place, live domain. Derived from plans; never decides. */
 import { instanceOf } from "../model/hostdev.ts";
 import type { DomainKey } from "../model/domain.ts";
-import type { ClaimId, ClaimPlan, DomainPlan, OrphanPlan } from "../model/world.ts";
+import { type ClaimId, type ClaimPlan, claimId, type DomainPlan, type OrphanPlan } from "../model/world.ts";
 
 export type Registry = {
   get(id: ClaimId): ClaimPlan | undefined;
@@ -13,6 +13,8 @@ export type Registry = {
   /** Claims and orphans that are about whatever is plugged in there. */
   about(busid: string): ReadonlySet<string>;
   inDomain(key: DomainKey): ReadonlySet<string>;
+  /** Claims of an entry; `count: all` has several. */
+  ofEntry(entry: ClaimId): ReadonlySet<ClaimId>;
   orphansIn(key: DomainKey): readonly OrphanPlan[];
   /** Names of the domain plans that concern this live domain. */
   boundTo(key: DomainKey): ReadonlySet<string>;
@@ -52,6 +54,7 @@ export function createRegistry(): Registry {
   const holding = new Index();
   const about = new Index();
   const inDomain = new Index();
+  const ofEntry = new Index();
   const domains = new Map<string, DomainPlan>();
   const boundTo = new Index();
   return {
@@ -62,6 +65,7 @@ export function createRegistry(): Registry {
         holding.delete(admitted(before), id);
         about.delete(before.hostdev?.busid ?? null, id);
         inDomain.delete(before.live, id);
+        ofEntry.delete(claimId(before.domain, before.device, null), id);
         plans.delete(id);
       }
       if (plan === null) return;
@@ -69,6 +73,7 @@ export function createRegistry(): Registry {
       holding.add(admitted(plan), id);
       about.add(plan.hostdev?.busid ?? null, id);
       inDomain.add(plan.live, id);
+      ofEntry.add(claimId(plan.domain, plan.device, null), id);
     },
     setOrphan(id, plan) {
       const before = orphans.get(id);
@@ -92,6 +97,7 @@ export function createRegistry(): Registry {
     boundTo: (key) => boundTo.get(key),
     holding: (instance) => holding.get(instance),
     about: (busid) => about.get(busid),
+    ofEntry: (entry) => ofEntry.get(entry),
     inDomain: (key) => inDomain.get(key),
     orphansIn: (key) => [...inDomain.get(key)].flatMap((id) => orphans.get(id) ?? []),
   };

@@ -3,6 +3,7 @@ import { CONTROLLER_PREFIX } from "../model/action.ts";
 import type { ForcedDomain } from "../model/desired.ts";
 import type { LiveDomain } from "../model/domain.ts";
 import { describeDevice, type HostDevice, printable } from "../model/hostdev.ts";
+import type { PolicyState } from "../model/policy.ts";
 import {
   type Cause,
   type ClaimStatus,
@@ -177,3 +178,22 @@ export function domainStatus(
     devices: { total: claims.length, attached: claims.filter((claim) => claim.phase === "Attached").length },
   };
 }
+
+/** Names that a sentence lists before it only counts. */
+const NAMED = 5;
+
+/** The host as a whole: Ready while every domain is. */
+export function readyInTotal(unready: ReadonlySet<string>, total: number): Condition {
+  if (unready.size === 0) return { type: "Ready", status: "True", reason: "AsDesired", message: "Every domain is as its file says." };
+  const names = [...unready].slice(0, NAMED).join(", ");
+  const more = unready.size > NAMED ? " and others" : "";
+  return {
+    type: "Ready",
+    status: "False",
+    reason: "DomainsNotReady",
+    message: `${String(unready.size)} of ${String(total)} domains are not ready: ${names}${more}.`,
+  };
+}
+
+export const policyConditions = (policy: PolicyState): Condition[] =>
+  policy.problems.length === 0 ? [] : [{ type: "Stalled", status: "True", reason: "InvalidPolicy", message: policy.problems.join("\n") }];
