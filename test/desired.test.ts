@@ -1,5 +1,7 @@
 /** Desired state from text: the examples, every kind of bad input with its exact lines, and what holds for any text. */
 import { readdirSync, readFileSync } from "node:fs";
+import type { AnySchemaObject } from "ajv";
+import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { checkTexts, readTexts } from "../src/adapters/read-paths.ts";
@@ -386,5 +388,9 @@ test("the schemas take nothing that they do not name, and describe what they tak
     }
     for (const [key, value] of Object.entries(part)) if (key !== "examples") walk(value, `${path}/${key}`);
   };
-  for (const kind of ["Domain", "HostPolicy"] as const) walk(JSON.parse(schemaText(kind)), kind);
+  for (const kind of ["Domain", "HostPolicy"] as const) {
+    const schema = JSON.parse(schemaText(kind)) as AnySchemaObject;
+    walk(schema, kind);
+    expect(new Ajv2020().validateSchema(schema), kind).toBe(true);
+  }
 });

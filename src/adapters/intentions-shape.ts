@@ -1,4 +1,5 @@
 /** The shape of what `--state` keeps (model/intentions.ts), for what is read back: the file may be old, half written by another tool, or hostile. */
+import type { ValidateFunction } from "ajv";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import type { Intentions } from "../model/intentions.ts";
 
@@ -82,16 +83,26 @@ const rule = record({
   mark,
 });
 
-const ajv = new Ajv2020({ strict: true });
 /** One entry of each list, and the policy. */
-export const shapes = {
-  lastGood: ajv.compile(record({ file: text, domains: list(domain) })),
-  lastGoodPolicy: ajv.compile(
-    record({ default: { enum: ["allow", "deny"] }, onIdentityChange: { enum: ["quarantine", "report"] }, rules: list(rule) }),
-  ),
-  vanished: ajv.compile(domain),
-  left: ajv.compile(record({ domain: domainName, devices: list(device) })),
-  holds: ajv.compile(record({ domain: text, device: text, until: whole, release: { type: "boolean" }, reason: orNull(text) })),
-  pauses: ajv.compile(record({ domain: text, since: whole, reason: orNull(text) })),
-  quarantines: ajv.compile(record({ domain: text, device: text, busid: text, fingerprint: { type: "string", maxLength: 65_536 } })),
-} as const satisfies Readonly<Record<keyof Intentions, unknown>>;
+const SHAPES: Readonly<Record<keyof Intentions, object>> = {
+  lastGood: record({ file: text, domains: list(domain) }),
+  lastGoodPolicy: record({
+    default: { enum: ["allow", "deny"] },
+    onIdentityChange: { enum: ["quarantine", "report"] },
+    rules: list(rule),
+  }),
+  vanished: domain,
+  left: record({ domain: domainName, devices: list(device) }),
+  holds: record({ domain: text, device: text, until: whole, release: { type: "boolean" }, reason: orNull(text) }),
+  pauses: record({ domain: text, since: whole, reason: orNull(text) }),
+  quarantines: record({ domain: text, device: text, busid: text, fingerprint: { type: "string", maxLength: 65_536 } }),
+};
+
+const known = new Map<keyof Intentions, ValidateFunction>();
+/** Whether a value is such an entry. Compiled when it is first asked: most starts have few kinds of entries. */
+export function hasShape(key: keyof Intentions, value: unknown): boolean {
+  const validate =
+    known.get(key) ?? new Ajv2020({ strict: true, meta: false, validateSchema: false, code: { optimize: false } }).compile(SHAPES[key]);
+  known.set(key, validate);
+  return validate(value);
+}

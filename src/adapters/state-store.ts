@@ -10,7 +10,7 @@ import { mapping } from "../model/finding.ts";
 import { type Intentions, noIntentions } from "../model/intentions.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import { codeOf } from "./follow-path.ts";
-import { shapes } from "./intentions-shape.ts";
+import { hasShape } from "./intentions-shape.ts";
 
 export const STATE_FILE = "intentions.json";
 const VERSION = 1;
@@ -137,13 +137,13 @@ function read(written: string): Read {
       problems.push(`${key} is no list`);
       return noIntentions[key];
     }
-    const good = value.filter((entry) => shapes[key](entry));
+    const good = value.filter((entry) => hasShape(key, entry));
     if (good.length < value.length)
       problems.push(`${key}: ${String(value.length - good.length)} of ${String(value.length)} entries are bad`);
     return good as unknown as Intentions[K];
   };
   const policy = root["lastGoodPolicy"];
-  const goodPolicy = policy !== null && policy !== undefined && shapes.lastGoodPolicy(policy);
+  const goodPolicy = policy !== null && policy !== undefined && hasShape("lastGoodPolicy", policy);
   if (policy !== null && !goodPolicy) problems.push("lastGoodPolicy is bad");
   const intentions: Intentions = {
     lastGood: entriesOf("lastGood"),

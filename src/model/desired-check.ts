@@ -14,7 +14,6 @@ export type Checked<T> = {
   readonly findings: readonly Finding[];
 };
 
-export const API_VERSION = "plugherd/v1";
 const ZERO_UUID = "00000000-0000-0000-0000-000000000000";
 
 export function checkDomain(document: unknown, locate: Locate, facts: FileFacts): Checked<DesiredDomain> {
