@@ -5,11 +5,13 @@ import { createDomains } from "./adapters/domains.ts";
 import { createHostUsb } from "./adapters/host-usb.ts";
 import { createPolicyFile } from "./adapters/policy-file.ts";
 import { readTexts } from "./adapters/read-paths.ts";
+import { socketHolder } from "./adapters/socket-holder.ts";
 import { createStateStore } from "./adapters/state-store.ts";
 import { createController } from "./controller/controller.ts";
 import type { ControllerView } from "./controller/view.ts";
 import type { Clock, Log, Random } from "./model/contracts.ts";
 import { noIntentions } from "./model/intentions.ts";
+import { err, ok, type Result } from "./model/result.ts";
 import { defaultTimings, type Timings } from "./model/timings.ts";
 
 /** Paths of everything that plugherd watches and owns (product.md §5). */
@@ -29,8 +31,11 @@ export type AppConfig = {
 };
 
 export type App = {
-  /** Starts every watch; resolves when they run. Missing paths are no error: they are noticed when they appear. */
-  start(): Promise<void>;
+  /**
+   * Starts every watch; resolves when they run. Missing paths are no error: they are noticed when they appear. Refused: somebody else
+   * answers on our socket for QEMUs that dial in; in words, and nothing was started that still runs.
+   */
+  start(): Promise<Result<void, string>>;
   /** Ends them; devices stay attached. */
   stop(): Promise<void>;
   readonly view: ControllerView;
@@ -54,10 +59,11 @@ export async function createApp(
     log.error("what was remembered could not be read: no last good files, no operator overrides", { reason: loaded.error.message });
   const intentions = loaded.ok ? loaded.value : noIntentions;
 
+  const domains = createDomains({ qmpDir: config.qmpDir, qmpListen: config.qmpListen, devDir: config.dev, timings, clock, random, log });
   const controller = createController(
     {
       host: createHostUsb({ sysfs: config.sysfs, dev: config.dev, proc: config.proc, timings, clock, log }),
-      domains: createDomains({ qmpDir: config.qmpDir, qmpListen: config.qmpListen, devDir: config.dev, timings, clock, random, log }),
+      domains,
       desired: createDesiredFiles({ dir: config.specs, timings, clock, log }),
       policy: createPolicyFile({ path: config.policy, lastGood: intentions.lastGoodPolicy, timings, clock, log }),
       store,
@@ -68,9 +74,14 @@ export async function createApp(
     { timings, intentions, life: randomUUID(), defer: queueMicrotask, readFiles: readTexts },
   );
   return {
-    start: () => {
+    start: async () => {
       controller.start();
-      return Promise.resolve();
+      const { qmpListen } = config;
+      const listening = qmpListen === null ? ok(null) : await domains.listening;
+      // A socket that cannot be made is told in the log, and QEMUs that do not dial in are served all the same.
+      if (qmpListen === null || listening.ok || listening.error.kind !== "held") return ok(undefined);
+      controller.stop();
+      return err(`${qmpListen} is answered by ${(await socketHolder(qmpListen, config.proc)) ?? "another program"}`);
     },
     stop: async () => {
       controller.stop();

@@ -1,6 +1,7 @@
 /** The command as a process: signals, exit codes, sockets left behind, pipes; and the real daemon's answers against the live API's schema. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
@@ -122,6 +123,18 @@ describe("run", () => {
     expect((await run(["get", "domains", "--api", api()])).code).toBe(0);
     third.child.kill("SIGINT");
     expect(await third.ended).toBe(0);
+  });
+
+  test("a monitor socket that somebody answers on ends the start with 5 too, and the holder named", async () => {
+    mkdirSync(join(dir, "run"));
+    const other = createServer();
+    await new Promise<void>((listening) => other.listen(join(dir, "run", "monitor.sock"), () => listening()));
+    const refused = await run(["run", ...options().filter((word, i, all) => word !== "--proc" && all[i - 1] !== "--proc")]);
+    await new Promise((closed) => other.close(closed));
+    expect(refused.code).toBe(5);
+    expect(refused.err).toContain("monitor.sock is answered by ");
+    expect(refused.err).toContain(`(process ${String(process.pid)})`);
+    expect(existsSync(api())).toBe(false);
   });
 
   test("takes its settings from options, then the environment, then the config file", async () => {

@@ -464,7 +464,7 @@ describe("the unix socket", () => {
       const started = await createApiServer({ view, log: quiet, version: "1", socket, tcp: null }).start();
       return started.ok ? "" : started.error;
     };
-    expect(await start(taken)).toContain("a program that does not say who it is");
+    expect(await start(taken)).toContain(`(process ${String(process.pid)})`);
     const file = join(dir, "file");
     writeFileSync(file, "precious");
     expect(await start(file)).toContain("is no socket");

@@ -46,7 +46,11 @@ export async function startDaemon(
     await api.stop();
     await app.stop();
   };
-  await app.start();
+  const running = await app.start();
+  if (!running.ok) {
+    await stop();
+    return err(cannotStart(`${running.error}; end it, or give another --qmp-listen`));
+  }
   if (guard !== null && listening.value.port !== null)
     log.info("the live API listens on TCP too", {
       at: `http://${guard.listen.host}:${String(listening.value.port)}`,

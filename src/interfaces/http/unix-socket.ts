@@ -4,6 +4,7 @@ import { request, type Server } from "node:http";
 import { connect } from "node:net";
 import { dirname } from "node:path";
 import { chmodSync } from "node:fs";
+import { socketHolder } from "../../adapters/socket-holder.ts";
 import { err, ok, type Result } from "../../model/result.ts";
 
 /** sun_path of Linux, without the closing zero. */
@@ -25,10 +26,10 @@ const accepts = (path: string): Promise<boolean> =>
     socket.once("error", (cause: NodeJS.ErrnoException) => end(cause.code !== "ECONNREFUSED" && cause.code !== "ENOENT"));
   });
 
-/** Asks whoever holds the socket who it is. */
+/** Asks whoever holds the socket who it is, and the kernel where it does not say. */
 const holder = (path: string): Promise<string> =>
   new Promise((resolve) => {
-    const unknown = (): void => resolve("a program that does not say who it is");
+    const unknown = (): void => void socketHolder(path).then((found) => resolve(found ?? "a program that does not say who it is"));
     const asked = request({ socketPath: path, path: "/healthz", timeout: ANSWER_MS }, (answer) => {
       let text = "";
       answer.setEncoding("utf8");
