@@ -1,5 +1,6 @@
 /** What a case works with: one fresh host, its devices, its domains and the daemon on it. */
-import { request } from "node:http";
+import { Agent as HttpAgent, request } from "node:http";
+import type { Socket } from "node:net";
 import type { Ran } from "./agent.ts";
 import { createInner, type Inner } from "./inner.ts";
 import type { Machine } from "./machine.ts";
@@ -67,7 +68,24 @@ export type Daemon = {
 const API = "/run/plugherd/api.sock";
 const LOG = "/var/log/e2e/plugherd.log";
 const PIDFILE = "/run/witness/plugherd.pid";
+const ANSWER_MS = 20_000;
+const START_MS = 120_000;
 const ERR_MARK = "\n@@ERR\n";
+
+/** Node lets an agent hand its connection over later, by callback; its types know only the other way. */
+const keptConnection = (dial: () => Promise<Socket>): HttpAgent =>
+  Object.assign(new HttpAgent({ keepAlive: true, maxSockets: 1 }), {
+    createConnection: (_options: unknown, done: (error: Error | null, socket?: Socket) => void): void => {
+      dial().then(
+        (socket) => {
+          done(null, socket);
+        },
+        (error: unknown) => {
+          done(error instanceof Error ? error : new Error(String(error)));
+        },
+      );
+    },
+  }) as HttpAgent;
 
 export function createHost(machine: Machine): Host {
   const { agent } = machine;
@@ -78,28 +96,26 @@ export function createHost(machine: Machine): Host {
     if (rc !== 0) throw new Error(`exit ${String(rc)} of: ${script.slice(0, 300)}\n${out.slice(-2_000)}`);
     return out;
   };
-  const get: Host["get"] = async (path) => {
-    const socket = await agent.pipe(API);
-    return new Promise((resolve, reject) => {
-      const call = request(
-        { path, createConnection: () => socket, headers: { host: "localhost", connection: "close" }, timeout: 10_000 },
-        (answer) => {
-          const chunks: Buffer[] = [];
-          answer.on("data", (chunk: Buffer) => chunks.push(chunk));
-          answer.on("error", reject);
-          answer.on("end", () => {
-            socket.destroy();
-            resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(chunks).toString("utf8") });
-          });
-        },
-      );
+  // One connection, kept: every other way costs the emulated host three processes a question.
+  const api = keptConnection(() => agent.pipe(API));
+  const ask: Host["get"] = (path) =>
+    new Promise((resolve, reject) => {
+      const call = request({ path, agent: api, headers: { host: "localhost" }, timeout: ANSWER_MS }, (answer) => {
+        const chunks: Buffer[] = [];
+        answer.on("data", (chunk: Buffer) => chunks.push(chunk));
+        answer.on("error", reject);
+        answer.on("end", () => {
+          resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(chunks).toString("utf8") });
+        });
+      });
       call.on("timeout", () => {
-        call.destroy(new Error("the API did not answer in 10 s"));
+        call.destroy(new Error(`the API did not answer in ${String(ANSWER_MS)} ms`));
       });
       call.on("error", reject);
       call.end();
     });
-  };
+  // A connection that was kept may belong to a daemon that is dead.
+  const get: Host["get"] = (path) => ask(path).catch(() => ask(path));
   const host: Host = {
     run,
     sh,
@@ -111,7 +127,7 @@ export function createHost(machine: Machine): Host {
     },
     plugged: async (busid) => {
       const seen = await sh(
-        `cd /sys/bus/usb/devices; for i in $(seq 400); do read -r a 2>/dev/null < ${busid}/devnum && read -r b 2>/dev/null < ${busid}/busnum && break; sleep 0.02; done
+        `cd /sys/bus/usb/devices; for i in $(seq 1500); do read -r a 2>/dev/null < ${busid}/devnum && read -r b 2>/dev/null < ${busid}/busnum && break; sleep 0.02; done
          udevadm settle; read -r a < ${busid}/devnum; read -r b < ${busid}/busnum; echo "$b $a"`,
       );
       const [bus, address] = seen.trim().split(" ").map(Number);
@@ -122,7 +138,7 @@ export function createHost(machine: Machine): Host {
       await sh(`for i in $(seq 400); do [ -e /sys/bus/usb/devices/${busid} ] || exit 0; sleep 0.02; done; exit 1`);
     },
     driver: async (busid) => (await sh(`d=$(readlink /sys/bus/usb/devices/${busid}:1.0/driver) && basename "$d" || true`)).trim(),
-    plugherd: async (args, timeoutMs = 60_000) => {
+    plugherd: async (args, timeoutMs = 120_000) => {
       const { rc, out } = await run(
         `e=$(mktemp); plugherd ${args} 2>"$e"; rc=$?; printf '\\n@@ERR\\n'; cat "$e"; rm -f "$e"; exit $rc`,
         timeoutMs,
@@ -136,7 +152,7 @@ export function createHost(machine: Machine): Host {
       const value = JSON.parse(body) as DeviceStatus[] | { devices: DeviceStatus[] };
       return Array.isArray(value) ? value : value.devices;
     },
-    phase: (device, phase, { reason, domain, timeoutMs = 30_000 } = {}) =>
+    phase: (device, phase, { reason, domain, timeoutMs = 60_000 } = {}) =>
       until(
         `${device} is ${phase}${reason === undefined ? "" : ` / ${reason}`}`,
         async () => {
@@ -145,7 +161,7 @@ export function createHost(machine: Machine): Host {
           if (found === undefined) throw new Error(JSON.stringify(all));
           return found;
         },
-        { timeoutMs, everyMs: 100 },
+        { timeoutMs, everyMs: 150 },
       ),
     qemu: (name) => {
       const inner = domains.get(name) ?? createInner(agent, name);
@@ -178,14 +194,16 @@ function createDaemon({ sh, get }: Pick<Host, "sh" | "get">): Daemon {
   const daemon: Daemon = {
     start: async (args = "") => {
       await sh(`echo "=== start" >> ${LOG}; setsid plugherd run ${args} </dev/null >>${LOG} 2>&1 & echo $! > ${PIDFILE}`);
-      await until(
-        "the daemon's API answers",
-        async () => {
-          await sh(`kill -0 "$(cat ${PIDFILE})" || { echo "plugherd run has ended:"; tail -n 5 ${LOG}; exit 1; }`);
-          return (await get("/healthz")).status === 200;
-        },
-        { timeoutMs: 30_000, everyMs: 150 },
+      // A listening socket of that name; the file alone may be left over from a dead daemon.
+      await sh(
+        `for i in $(seq 1200); do
+           grep -q '00010000 .* ${API}$' /proc/net/unix && exit 0
+           kill -0 "$(cat ${PIDFILE})" 2>/dev/null || { echo "plugherd run has ended:"; tail -n 5 ${LOG}; exit 1; }
+           sleep 0.1
+         done; echo "the API does not listen"; exit 1`,
+        START_MS,
       );
+      await until("the daemon's API answers", async () => (await get("/healthz")).status === 200);
     },
     kill9: async () => {
       await sh(`p=$(cat ${PIDFILE}); kill -9 "$p"; ${ended}`);

@@ -146,7 +146,7 @@ export function createInner(agent: Agent, name: string): Inner {
 }
 
 /** Waits until the witness sees exactly these devices attached (by bus and address, in any order), and nothing else of usb-host. */
-export const untilAttached = (inner: Inner, devices: readonly { bus: number; address: number }[], timeoutMs = 30_000): Promise<UsbHost[]> =>
+export const untilAttached = (inner: Inner, devices: readonly { bus: number; address: number }[], timeoutMs = 60_000): Promise<UsbHost[]> =>
   until(
     `${inner.name} has exactly ${JSON.stringify(devices)} attached`,
     async () => {

@@ -142,7 +142,7 @@ function cable(outer: Qmp, run: string): Pick<Machine, "plug" | "unplug"> {
         const filename = join(run, `disk-${id}.img`);
         execFileSync("mke2fs", ["-q", "-t", "ext2", filename, "8M"]);
         await outer.call("blockdev-add", { driver: "raw", "node-name": `disk-${id}`, file: { driver: "file", filename } });
-      } else await outer.call("chardev-add", { id: `chr-${id}`, backend: { type: "null", data: {} } });
+      } else await outer.call("chardev-add", { id: `chr-${id}`, backend: { type: "ringbuf", data: {} } });
     }
     return storage ? { drive: `disk-${id}` } : { chardev: `chr-${id}` };
   };

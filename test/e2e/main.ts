@@ -11,7 +11,7 @@ import { cases } from "./cases/all.ts";
 import { createHost } from "./host.ts";
 import { openWorkshop, type Workshop } from "./image.ts";
 
-const DEFAULT_CASE_MS = 180_000;
+const DEFAULT_CASE_MS = 300_000;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

@@ -12,7 +12,7 @@ export type Qmp = {
   close(): void;
 };
 
-const CALL_MS = 20_000;
+const CALL_MS = 30_000;
 
 type Message = {
   readonly id?: number;
@@ -25,7 +25,7 @@ type Message = {
 type Waiter = { readonly resolve: (value: unknown) => void; readonly reject: (error: Error) => void };
 
 /** Negotiates on a connection. Rejects when there is no greeting within `greetingMs`. */
-export async function openQmp(stream: Duplex, greetingMs = 10_000): Promise<Qmp> {
+export async function openQmp(stream: Duplex, greetingMs = 30_000): Promise<Qmp> {
   const pending = new Map<number, Waiter>();
   const listeners = new Set<(event: QmpEvent) => void>();
   let text = "";
@@ -100,7 +100,7 @@ export async function openQmp(stream: Duplex, greetingMs = 10_000): Promise<Qmp>
   }
   return {
     call,
-    event: (fits, timeoutMs = 10_000) => {
+    event: (fits, timeoutMs = 30_000) => {
       let listen: (event: QmpEvent) => void = () => undefined;
       const seen = new Promise<QmpEvent>((resolve) => {
         listen = (event) => {

@@ -17,7 +17,7 @@ export const cableCases: readonly Case[] = [
       const vm = await rig(host, oneStick);
       await host.phase("stick", "WaitingForHost");
       await host.plug("s1", "usb-storage", { port: "1", serial: "S1" });
-      const waited = await host.plugherd("wait stick vm1 --timeout 30s");
+      const waited = await host.plugherd("wait stick vm1 --timeout 60s");
       assert.equal(waited.rc, 0, waited.err);
       const stick = await host.plugged("2-1");
       const [object] = await untilAttached(vm, [stick]);
@@ -45,7 +45,7 @@ export const cableCases: readonly Case[] = [
   },
   {
     name: `cable: ${String(REPLUGS)} replugs in a row leave nothing behind`,
-    timeoutMs: 480_000,
+    timeoutMs: 900_000,
     run: async (host) => {
       const vm = await rig(host, oneStick);
       const cycle = async (index: number): Promise<void> => {

@@ -66,7 +66,7 @@ async function withBystander(
 export const crashCases: readonly Case[] = [
   {
     name: "crash: kill -9 in the middle of an attach, at every step; a restart converges",
-    timeoutMs: 480_000,
+    timeoutMs: 900_000,
     run: async (host) => {
       const { vm, check, kept } = await withBystander(host);
       for (const [index, moment] of ATTACH.entries()) {
@@ -89,7 +89,7 @@ export const crashCases: readonly Case[] = [
   },
   {
     name: "crash: kill -9 in the middle of a detach, at every step; a restart converges",
-    timeoutMs: 300_000,
+    timeoutMs: 600_000,
     run: async (host) => {
       const { vm, check, kept } = await withBystander(host);
       await host.plug("s1", "usb-storage", { port: "1", serial: "S1" });
