@@ -230,6 +230,15 @@ describe("describe and explain", () => {
     expect(out).toMatch(/\nWhy\n {2}- Nothing matches\.[\s\S]*\nNext\n {2}- Plug the device in\.\n/);
     expect(out).toContain("plugherd explain board 'build server'");
   });
+  test("nothing named: the whole, with what concerns no single domain", async () => {
+    const gone = { type: "MassDetach", status: "True", reason: "MassDetach", message: "3 files are gone." } as const;
+    view.change({ kind: "conditions", value: [gone] });
+    const { code, out } = await run(["describe"]);
+    expect(code).toBe(0);
+    expect(out).toMatch(/MassDetach=True[\s\S]*\nWhy\n[\s\S]*3 files are gone\.[\s\S]*\nNext\n[\s\S]*plugherd approve mass-detach/);
+    expect((JSON.parse((await run(["describe", "-o", "json"])).out) as { conditions: unknown }).conditions).toEqual([gone]);
+  });
+
   test("a domain, a busid, and domain/name", async () => {
     expect((await run(["describe", "win10"])).out).toMatch(
       /Domain: +win10[\s\S]*Devices\n {2}dongle {2}Attached[\s\S]*\nWhy\n[\s\S]*\nNext\n/,

@@ -122,6 +122,7 @@ describe("HTTP", () => {
       expectShape(name, body);
     }
     expectShape("explanations", (await ask("/api/v1/explain?device=dongle&domain=win10")).body);
+    expectShape("status", (await ask("/api/v1/status")).body);
     expectShape("health", (await ask("/healthz")).body);
     expectShape("ready", (await ask("/readyz")).body);
     view.planned = {

@@ -9,7 +9,7 @@ import type {
   OperatorRequest,
   PlanAnswer,
 } from "../../src/controller/view.ts";
-import type { ClaimStatus, DomainStatus } from "../../src/model/status.ts";
+import type { ClaimStatus, Condition, DomainStatus } from "../../src/model/status.ts";
 import type { Explanation } from "../../src/model/world.ts";
 
 const SINCE = "2026-01-02T03:04:05.000Z";
@@ -166,6 +166,7 @@ export function createFakeView(
   let id = "life-1";
   let seq = 0;
   let history: Change[] = [];
+  let conditions: readonly Condition[] = [];
   const put = <T>(map: Map<string, T>, key: string, value: T | null): void => {
     if (value === null) map.delete(key);
     else map.set(key, value);
@@ -184,7 +185,7 @@ export function createFakeView(
       devices: [...devices.values()],
       deviceKeys: [...devices.keys()],
       host: [...host.values()],
-      conditions: [],
+      conditions,
     }),
     since(life, from) {
       if (life !== id || from > seq || from < seq - KEPT) return null;
@@ -212,6 +213,7 @@ export function createFakeView(
         if (change.kind === "device") put(devices, change.key, change.value);
         else if (change.kind === "domain") put(domains, change.key, change.value);
         else if (change.kind === "host") put(host, change.key, change.value);
+        else if (change.kind === "conditions") conditions = change.value;
         else if (change.kind === "event") view.journal.push(change.value);
       }
       history = [...history, ...numbered].slice(-KEPT);

@@ -3,9 +3,10 @@ import type { HostDeviceStatus, JournalEntry } from "../../controller/view.ts";
 import { describeDevice } from "../../model/hostdev.ts";
 import type { ClaimStatus, Condition, DomainStatus } from "../../model/status.ts";
 import type { Explanation } from "../../model/world.ts";
+import type { StatusBody } from "../http/messages.ts";
 import { eventLine, ids } from "./columns.ts";
 import { formatDuration } from "./durations.ts";
-import { domainNextSteps, nextSteps } from "./next-steps.ts";
+import { domainNextSteps, nextSteps, overallNextSteps } from "./next-steps.ts";
 import { paint, phaseColour, shown } from "./render.ts";
 import { selectorLines } from "./selector-lines.ts";
 
@@ -185,6 +186,26 @@ export function describeHostDevice(status: HostDeviceStatus, all: readonly HostD
             ).map(({ yaml }) => `    - { name: NAME, usb: ${yaml} }`),
           ],
     ),
+  ];
+}
+
+/** The daemon as a whole: what concerns no single domain. */
+export function describeAll(status: StatusBody, domains: readonly DomainStatus[], { colour }: Pick<Look, "colour">): string[] {
+  const unready = domains.filter(({ conditions }) => conditions.some(({ type, status: is }) => type === "Ready" && is !== "True"));
+  return [
+    ...field("Daemon", `plugherd ${shown(status.version)}${status.ready ? "" : ", still reading its sources"}`),
+    ...field("Domains", String(status.domains)),
+    ...field("Devices", `${String(status.devices.attached)} of ${String(status.devices.total)} attached`),
+    ...section("Conditions", conditionLines(status.conditions, colour)),
+    ...section(
+      "Why",
+      bullets([
+        ...status.conditions.flatMap(({ type, message }) => message.split("\n").map((line) => `${type}: ${line}`)),
+        ...unready.map(({ name }) => `${name} is not Ready.`),
+        ...(status.conditions.length + unready.length === 0 ? ["Every domain is as its file says."] : []),
+      ]),
+    ),
+    ...section("Next", bullets(overallNextSteps(status.conditions, unready))),
   ];
 }
 

@@ -1,5 +1,5 @@
 /** "Next" of `describe`: what a person can do about a phase, with the command or the line to write. Pure. */
-import type { ClaimStatus, DomainStatus } from "../../model/status.ts";
+import type { ClaimStatus, Condition, DomainStatus } from "../../model/status.ts";
 import { formatDuration } from "./durations.ts";
 
 /** For a shell: quoted unless it is plain. */
@@ -54,11 +54,25 @@ export const nextSteps = (claim: ClaimStatus, now: number): readonly string[] =>
   return reason?.(claim) ?? BY_PHASE[claim.phase](claim, now);
 };
 
+/** Files have vanished, and nobody has said that they are meant to. */
+const awaitsApproval = (conditions: readonly Condition[]): boolean =>
+  conditions.some(({ type, reason }) => [type, reason].some((word) => word === "MassDetach" || word === "SpecsEmpty"));
+
+export function overallNextSteps(conditions: readonly Condition[], unready: readonly DomainStatus[]): readonly string[] {
+  const words = new Set(conditions.flatMap(({ type, reason }) => [type, reason]));
+  const steps = [
+    ...(awaitsApproval(conditions) ? ["Put the files back; or, if they are meant to be gone: plugherd approve mass-detach"] : []),
+    ...(words.has("InvalidPolicy") ? ["Correct the policy file; `plugherd validate` names each line."] : []),
+    ...unready.map(({ name }) => `plugherd describe ${word(name)}`),
+  ];
+  return steps.length > 0 ? steps : ["Nothing: all is well."];
+}
+
 /** A domain's: what its own conditions ask for, then what its devices do, each once. */
 export function domainNextSteps({ conditions }: DomainStatus, claims: readonly ClaimStatus[], now: number): readonly string[] {
   const calm = new Set(["Attached", "Attaching", "Detaching"]);
   const ofClaims = claims.filter(({ phase }) => !calm.has(phase)).map((claim) => ({ claim, steps: nextSteps(claim, now) }));
-  const massDetach = conditions.some(({ reason }) => reason === "MassDetach" || reason === "SpecsEmpty");
+  const massDetach = awaitsApproval(conditions);
   const invalid = conditions.some(({ reason }) => reason === "InvalidFile");
   const steps = [
     ...(invalid ? ["Correct the file where the message says; until then its last good version, if there is one, stays in force."] : []),

@@ -37,6 +37,17 @@ export type ReadyBody = {
   readonly checks: readonly { readonly name: string; readonly ok: boolean; readonly message: string }[];
 };
 
+/** The daemon as a whole. */
+export type StatusBody = {
+  readonly id: string;
+  readonly version: string;
+  readonly seq: number;
+  readonly ready: boolean;
+  readonly conditions: readonly Condition[];
+  readonly domains: number;
+  readonly devices: { readonly total: number; readonly attached: number };
+};
+
 export type PlanRequest = { readonly files: readonly { readonly name: string; readonly text: string }[] | null };
 export type { OperatorRequest };
 

@@ -3,7 +3,7 @@ import type { ControllerView, EventFilter } from "../../controller/view.ts";
 import type { Result } from "../../model/result.ts";
 import { createSelection, type Filters, filtersOfQuery } from "../filters.ts";
 import type { Role } from "./auth.ts";
-import type { ErrorBody, HealthBody, OperatorRequest, PlanRequest, ReadyBody } from "./messages.ts";
+import type { ErrorBody, HealthBody, OperatorRequest, PlanRequest, ReadyBody, StatusBody } from "./messages.ts";
 import { checkShape } from "./schema.ts";
 
 export type Answer = { readonly status: number; readonly body: unknown; readonly headers?: Readonly<Record<string, string>> };
@@ -33,6 +33,7 @@ type Handler = (asked: Asked) => Answer | Promise<Answer>;
 type Route = { readonly method: "GET" | "POST"; readonly role: Role; readonly answer: Handler };
 
 export function createRoutes({ view, version, pid }: RouteOptions): (asked: Asked) => Promise<Answer> {
+  const { id } = view.snapshot();
   /** Rows of the snapshot, with the number that they belong to in the headers. */
   const rows =
     (
@@ -51,6 +52,13 @@ export function createRoutes({ view, version, pid }: RouteOptions): (asked: Aske
   const selectionOf = (filters: Filters): ReturnType<typeof createSelection> => {
     const labels = new Map(filters.labels.length === 0 ? [] : view.snapshot().domains.map((domain) => [domain.name, domain.labels]));
     return createSelection(filters, (name) => labels.get(name) ?? {});
+  };
+
+  const status: Handler = () => {
+    const { seq, conditions, domains, devices } = view.snapshot();
+    const attached = devices.filter(({ phase }) => phase === "Attached").length;
+    const counts = { domains: domains.length, devices: { total: devices.length, attached } };
+    return { status: 200, body: { id, version, seq, ready: view.ready, conditions, ...counts } satisfies StatusBody };
   };
 
   const events: Handler = ({ url: { searchParams: query } }) => {
@@ -95,7 +103,6 @@ export function createRoutes({ view, version, pid }: RouteOptions): (asked: Aske
     return { status: answer.ok ? 200 : answer.kind === "unknown-name" ? 404 : 409, body: answer };
   };
 
-  const { id } = view.snapshot();
   const healthz: Handler = ({ local }) => ({
     status: 200,
     body: { status: "ok", name: "plugherd", pid: local ? pid : null, id, version } satisfies HealthBody,
@@ -117,6 +124,7 @@ export function createRoutes({ view, version, pid }: RouteOptions): (asked: Aske
     ["/api/v1/domains", look(rows(({ domains }, selection) => domains.filter(selection.domain)))],
     ["/api/v1/devices", look(rows(({ devices }, selection) => devices.filter(selection.device)))],
     ["/api/v1/host", look(rows(({ host }, selection) => host.filter(selection.host)))],
+    ["/api/v1/status", look(status)],
     ["/api/v1/events", look(events)],
     ["/api/v1/explain", look(explain)],
     // A plan changes nothing, whoever asks.

@@ -4,9 +4,10 @@ import type { HostDeviceStatus, JournalEntry } from "../../../controller/view.ts
 import { err, ok, type Result } from "../../../model/result.ts";
 import type { ClaimStatus, DomainStatus } from "../../../model/status.ts";
 import type { Explanation } from "../../../model/world.ts";
+import type { StatusBody } from "../../http/messages.ts";
 import type { Api } from "../client.ts";
 import { api, type CommonOptions, type Context, common, output } from "../context.ts";
-import { describeClaim, describeDomain, describeHostDevice } from "../describe-text.ts";
+import { describeAll, describeClaim, describeDomain, describeHostDevice } from "../describe-text.ts";
 import { colourOf, type Done, EXIT, type Failure } from "../io.ts";
 import { domainNames, findEntries, type Known, known, unknownName } from "../names.ts";
 import { type Format, renderJson, renderYaml } from "../render.ts";
@@ -84,12 +85,15 @@ export function addDescribe(program: Command, context: Context): void {
   const { io, does } = context;
   output(common(program.command("describe"), context), ["table", "json", "yaml"])
     .description("show all of one thing, why it is so, and what can be done: a domain, a device (entry) or a busid of the host")
-    .addArgument(new Argument("<DOMAIN|DEVICE|BUSID>", "what to describe; `domain`, `device` or `host` may come before it"))
+    .addArgument(
+      new Argument("[DOMAIN|DEVICE|BUSID]", "what to describe; `domain`, `device` or `host` may come before it; nothing: the whole"),
+    )
     .argument("[DOMAIN]", "the device's domain")
     .argument("[more]")
     .action(
-      does(async (first: string, second: string | undefined, third: string | undefined, options: Options): Promise<Done> => {
+      does(async (first: string | undefined, second: string | undefined, third: string | undefined, options: Options): Promise<Done> => {
         const daemon = api(options);
+        if (first === undefined) return describeWhole(daemon, options);
         const [all, host] = await Promise.all([known(daemon), daemon.get<HostDeviceStatus[]>("/api/v1/host")]);
         if (!all.ok) return all;
         if (!host.ok) return host;
@@ -114,4 +118,14 @@ export function addDescribe(program: Command, context: Context): void {
         return ok(EXIT.ok);
       }),
     );
+
+  async function describeWhole(daemon: Api, options: Options): Promise<Done> {
+    const [status, domains] = await Promise.all([daemon.get<StatusBody>("/api/v1/status"), daemon.get<DomainStatus[]>("/api/v1/domains")]);
+    if (!status.ok) return status;
+    if (!domains.ok) return domains;
+    if (options.output === "json") io.stdout.write(renderJson(status.value));
+    else if (options.output === "yaml") io.stdout.write(renderYaml(status.value));
+    else io.stdout.write(`${describeAll(status.value, domains.value, { colour: colourOf(io.stdout, io.env) }).join("\n")}\n`);
+    return ok(EXIT.ok);
+  }
 }
