@@ -311,6 +311,26 @@ describe("life", () => {
     await rig.until("Attached");
   });
 
+  test("what cannot be opened is tried five times, then a change of the node is waited for", async () => {
+    const rig = new Rig();
+    rig.answer = () => err({ kind: "transient", reason: "OpenRefused", message: "cannot open" });
+    const access = { mode: 0o600, uid: 0, gid: 0 };
+    rig.ready([{ ...stick(5), access }], wanted);
+    for (let tries = 1; tries < 5; tries += 1) {
+      await rig.until("BackingOff/OpenRefused");
+      expect(rig.sent).toHaveLength(tries);
+      rig.clock.increment(1_000);
+    }
+    await rig.until("Stalled/OpenRefused");
+    expect(rig.sent).toHaveLength(5);
+    expect(rig.controller.view.snapshot().devices[0]?.message).toContain("owner 0:0, mode 0600");
+    rig.answer = null;
+    rig.plug({ ...stick(5), access });
+    expect(rig.phase()).toBe("Stalled/OpenRefused");
+    rig.plug({ ...stick(5), access: { ...access, mode: 0o660 } });
+    await rig.until("Attached");
+  });
+
   test("the host as a whole is Ready while every domain is", async () => {
     const rig = new Rig();
     const ready = () => rig.controller.view.snapshot().conditions.find(({ type }) => type === "Ready");

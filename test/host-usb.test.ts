@@ -68,6 +68,7 @@ describe.each([
             removable: true,
             hub: false,
             drivers: ["usbhid"],
+            access: { mode: statSync(path).mode & 0o7777, uid: statSync(path).uid, gid: statSync(path).gid },
           },
         ],
       },

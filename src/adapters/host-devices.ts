@@ -24,7 +24,6 @@ export type HostDevices = {
 };
 
 /** What was told of a place, and the owner and mode of its node. */
-type Known = { readonly device: HostDevice; readonly access: string };
 
 /** @param tell - called with null when nothing is left at a busid */
 export function createHostDevices(
@@ -32,7 +31,7 @@ export function createHostDevices(
   settling: Settling,
   tell: (busid: string, device: HostDevice | null) => void,
 ): HostDevices {
-  const known = new Map<string, Known>();
+  const known = new Map<string, HostDevice>();
   /** busid by bus and address. */
   const byAddress = new Map<string, string>();
   /** Real directories of devices that may not have their link in /sys/bus/usb/devices yet. */
@@ -43,7 +42,7 @@ export function createHostDevices(
   const locked = createLockedReads(reader, (busid) => look(busid));
 
   const placeOf = (busid: string): Found => ({ busid, directory: early.get(busid) ?? reader.directoryOf(busid) });
-  const unindex = ({ device }: Known): void => {
+  const unindex = (device: HostDevice): void => {
     const address = addressOf(device);
     if (byAddress.get(address) === device.busid) byAddress.delete(address);
   };
@@ -61,21 +60,20 @@ export function createHostDevices(
     early.delete(busid);
     forget(busid);
   };
-  const report = (device: HostDevice, node: NodeFacts | null): void => {
-    const { busid } = device;
-    const access = node?.access ?? "";
+  const report = (read: HostDevice, node: NodeFacts | null): void => {
+    const { busid } = read;
+    const device = node === null ? read : { ...read, access: node.access };
     const was = known.get(busid);
     settling.end(busid);
     if (was !== undefined) unindex(was);
-    known.set(busid, { device, access });
+    known.set(busid, device);
     byAddress.set(addressOf(device), busid);
-    // A node with another owner or mode is news too, for whoever could not open it.
-    if (was === undefined || was.access !== access || !sameDevice(was.device, device)) tell(busid, device);
+    if (was === undefined || !sameDevice(was, device)) tell(busid, device);
   };
 
   /** Whether the device is on its way out: it had a node, and sysfs only shows it still. */
   const isLeaving = (busid: string, at: { bus: number; address: number }, node: NodeFacts | null): boolean => {
-    const was = known.get(busid)?.device;
+    const was = known.get(busid);
     const address = addressOf(at);
     if (node !== null) leaving.delete(busid);
     else if (was !== undefined && was.inode !== 0 && addressOf(was) === address) leaving.set(busid, address);
@@ -100,7 +98,7 @@ export function createHostDevices(
       gone(busid);
       return;
     }
-    const was = known.get(busid)?.device;
+    const was = known.get(busid);
     if (settling.isOver(busid) && locked.moved(busid)) settling.more(busid);
     const last = settling.isOver(busid);
     const texts = at === null ? null : locked.get(place, `${addressOf(at)}.${String(plain.inode)}`, last);
@@ -144,7 +142,6 @@ export function createHostDevices(
     look(found.busid);
   };
 
-  /** A watch on a new directory misses what comes while it is set up: looked at again for as long as settling takes. */
   const lookAtBus = (bus: number): void => {
     if (closed) return;
     const addresses = new Set(reader.nodesOf(bus));
@@ -153,16 +150,13 @@ export function createHostDevices(
       const was = known.get(byAddress.get(addressOf({ bus, address })) ?? "");
       if (was === undefined || was.device.inode !== reader.node(bus, address)?.inode) lookAtNode(bus, address);
     }
-    const word = `bus ${String(bus)}`;
-    if (settling.isOver(word)) settling.end(word);
-    else settling.again(word, () => lookAtBus(bus));
   };
 
   return {
     look,
     lookAtNode,
     lookAtBus,
-    all: () => [...known.values()].map(({ device }) => device),
+    all: () => [...known.values()],
     places: () => [...known.keys(), ...leaving.keys()],
     close: () => {
       closed = true;

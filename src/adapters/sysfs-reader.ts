@@ -3,6 +3,7 @@ import { readdirSync, readlinkSync, realpathSync, statfsSync, statSync } from "n
 import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { parseBusid } from "../model/busid.ts";
+import type { NodeAccess } from "../model/hostdev.ts";
 import {
   controllerOf,
   formatAnchor,
@@ -19,7 +20,7 @@ import {
 import { readAttribute, readAttributeText, readBytesSync, readTextSync } from "./bounded-read.ts";
 
 /** The node's inode, and a word that changes with its owner or mode. */
-export type NodeFacts = { readonly inode: number; readonly access: string };
+export type NodeFacts = { readonly inode: number; readonly access: NodeAccess };
 /** A place in sysfs. */
 export type Found = { readonly busid: string; readonly directory: string };
 
@@ -181,7 +182,7 @@ const kernelView = (busid: string, directory: string, bNumInterfaces: string | n
 const nodeFacts = (path: string): NodeFacts | null => {
   try {
     const stats = statSync(path, { throwIfNoEntry: false });
-    return stats === undefined ? null : { inode: stats.ino, access: `${String(stats.mode)}:${String(stats.uid)}:${String(stats.gid)}` };
+    return stats === undefined ? null : { inode: stats.ino, access: { mode: stats.mode & 0o7777, uid: stats.uid, gid: stats.gid } };
   } catch {
     return null;
   }

@@ -6,7 +6,7 @@ import { fulfils } from "../machines/claim.ts";
 import type { ActionError, Outcome, Place } from "../model/action.ts";
 import type { Contracts } from "../model/contracts.ts";
 import type { DesiredDevice } from "../model/desired.ts";
-import { fingerprintOf, type HostDevice, type InUse, instanceOf } from "../model/hostdev.ts";
+import { fingerprintOf, formatAccess, type HostDevice, type InUse, instanceOf } from "../model/hostdev.ts";
 import type { Quarantine } from "../model/intentions.ts";
 import { err } from "../model/result.ts";
 import type { Cause } from "../model/status.ts";
@@ -60,6 +60,8 @@ export function createReconciler(
   const planner = createPlanner();
   const registry = createRegistry();
   const restless = new Set<ClaimId>();
+  /** Places whose node has got another owner or mode: what could not be opened may be now. */
+  const opened = new Set<string>();
   let queue: WorldChange[] = [];
   let working = false;
 
@@ -99,7 +101,9 @@ export function createReconciler(
         return err({ kind: "transient", reason: veto.builtIn === "disk-in-use" ? "DiskInUse" : "DefaultRoute", message: veto.message });
     }
     if (!wanted()) return err({ kind: "transient", reason: "Overtaken", message: "Something changed before it was attached." });
-    const outcome = await contracts.domains.attach(place, { signal, onStep });
+    const answer = await contracts.domains.attach(place, { signal, onStep });
+    const outcome =
+      answer.ok || answer.error.reason !== "OpenRefused" ? answer : err({ ...answer.error, message: refusedWords(place.device) });
     events.acted(id, `device_add ${place.device.busid} on ${place.bus} port ${String(place.port)}`, outcome.ok ? null : outcome.error);
     return outcome;
   }
@@ -113,6 +117,7 @@ export function createReconciler(
   const countHost = (change: WorldChange & { kind: "host" }): WorldChange[] => {
     const before = planner.world.host.get(change.busid);
     const extra: WorldChange[] = [];
+    if (before !== undefined && change.device !== null && !sameOpening(before, change.device)) opened.add(change.busid);
     if (before !== undefined && (change.device === null || instanceOf(before) !== instanceOf(change.device))) {
       const instance = instanceOf(before);
       const holders = [...registry.holding(instance)].flatMap((id) => {
@@ -224,7 +229,11 @@ export function createReconciler(
 
   const tellTouched = (change: WorldChange): void => {
     if (change.kind === "host") {
-      for (const id of registry.about(change.busid)) runner.nudge(id);
+      const reopened = opened.delete(change.busid);
+      for (const id of registry.about(change.busid)) {
+        if (reopened && runner.progress(id)?.reason === "OpenRefused") runner.retry(id);
+        else runner.nudge(id);
+      }
       events.host(change.busid);
     } else if (change.kind === "live") {
       for (const id of registry.inDomain(change.key)) {
@@ -274,6 +283,12 @@ export function createReconciler(
     },
   };
 }
+
+/** Whether who may open the node is as before. */
+const sameOpening = (a: HostDevice, b: HostDevice): boolean =>
+  a.access?.mode === b.access?.mode && a.access?.uid === b.access?.uid && a.access?.gid === b.access?.gid;
+const refusedWords = ({ node, access }: HostDevice): string =>
+  `QEMU finds ${node}${access === undefined ? "" : ` (${formatAccess(access)})`} but cannot open it; let its user read and write the node, see QEMU's own log, or replug.`;
 
 /** What an entry says, wherever in the file it stands. */
 const wordOf = (device: DesiredDevice): string => JSON.stringify({ ...device, mark: null });

@@ -34,7 +34,13 @@ export type HostDevice = {
   readonly hub: boolean;
   /** Kernel drivers in charge of its interfaces, without duplicates; display only. */
   readonly drivers: readonly string[];
+  /** Owner and mode of the device node, where it could be looked at. */
+  readonly access?: NodeAccess;
 };
+/** mode: permission bits only. */
+export type NodeAccess = { readonly mode: number; readonly uid: number; readonly gid: number };
+export const formatAccess = ({ mode, uid, gid }: NodeAccess): string =>
+  `owner ${String(uid)}:${String(gid)}, mode ${mode.toString(8).padStart(4, "0")}`;
 
 /** Identifies one enumeration of one device. Equal instances are the same device, never unplugged between. */
 export const instanceOf = (device: Pick<HostDevice, "busid" | "bus" | "address" | "inode">): string =>
