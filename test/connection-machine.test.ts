@@ -5,12 +5,15 @@ import { createActor, fromPromise, SimulatedClock, transition, waitFor } from "x
 import { getShortestPaths } from "xstate/graph";
 import { parse } from "yaml";
 import {
+  type ConnectInput,
   type ConnectionContext,
   type ConnectionEvent,
   connectionMachine,
   jitteredReconnect,
   type Made,
+  type NegotiateInput,
   type PeerProblem,
+  type WatchInput,
 } from "../src/machines/connection.ts";
 import { err, ok } from "../src/model/result.ts";
 import { defaultTimings as timings } from "../src/model/timings.ts";
@@ -20,12 +23,13 @@ type Answer = { ok: true; value: string } | { ok: false; error: PeerProblem["kin
 type Row = {
   from: string;
   failures?: number;
-  event?: "NUDGE" | "STOP";
+  retired?: boolean;
+  event?: ConnectionEvent["type"];
   answer?: Record<string, Answer | string>;
   rejection?: string;
   elapsed?: string;
   to: string;
-  then?: { failures?: number; problem?: PeerProblem["kind"] | null; session?: string | null };
+  then?: { failures?: number; problem?: PeerProblem["kind"] | null; session?: string | null; retired?: boolean };
   why: string;
 };
 const rows = parse(readFileSync("specs/machines/connection.yaml", "utf8")) as Row[];
@@ -41,10 +45,12 @@ const eventOf = (row: Row): ConnectionEvent => {
   const [actor = "", given] = Object.entries(row.answer ?? {})[0] ?? [];
   return answer(actor, outputOf(given));
 };
-const problemOf: Record<string, PeerProblem["kind"]> = { busy: "busy", backoff: "closed" };
-const contextOf = ({ from, failures }: Row): ConnectionContext => ({
+const problemOf: Record<string, PeerProblem["kind"]> = { busy: "busy", backoff: "closed", dormant: "dead" };
+const contextOf = ({ from, failures, retired }: Row): ConnectionContext => ({
+  peer: "peer",
   timings,
   failures: failures ?? 0,
+  retired: retired ?? false,
   problem: problemOf[from] === undefined ? null : { kind: problemOf[from], message: "because" },
   transport: from === "negotiating" ? "transport" : null,
   session: from === "ready" ? "session" : null,
@@ -58,13 +64,18 @@ describe("table", () => {
     if (row.then?.failures !== undefined) expect(after.context.failures).toBe(row.then.failures);
     if (row.then?.problem !== undefined) expect(after.context.problem?.kind ?? null).toBe(row.then.problem);
     if (row.then?.session !== undefined) expect(after.context.session).toBe(row.then.session);
+    if (row.then?.retired !== undefined) expect(after.context.retired).toBe(row.then.retired);
   });
 
   test("every state can be reached, and the table has a row for each but the last", () => {
     const reached = getShortestPaths(connectionMachine, {
-      input: { timings },
+      input: { peer: "peer", timings },
       events: rows.map(eventOf),
-      serializeState: ({ value, context }) => JSON.stringify([value, (context as ConnectionContext).problem]),
+      // Eight failures are as many as more.
+      serializeState: ({ value, context }) => {
+        const { problem, failures, retired } = context as ConnectionContext;
+        return JSON.stringify([value, problem, Math.min(failures, 8), retired]);
+      },
     }).map((path) => path.state.value);
     expect(new Set(reached)).toEqual(new Set(Object.keys(connectionMachine.states)));
     expect(new Set([...rows.map((row) => row.from), "stopped"])).toEqual(new Set(Object.keys(connectionMachine.states)));
@@ -73,35 +84,58 @@ describe("table", () => {
 
 describe("time", () => {
   const away: Made = err({ kind: "absent", message: "not there" });
+  const held: Made = err({ kind: "busy", message: "held" });
   const start = (connect: () => Promise<Made>, delays: Parameters<typeof connectionMachine.provide>[0]["delays"] = {}) => {
     const clock = new SimulatedClock();
     const ends: ((reason: string) => void)[] = [];
     const aborted: string[] = [];
     const machine = connectionMachine.provide({
       actors: {
-        connect: fromPromise<Made, undefined>(connect),
-        negotiate: fromPromise<Made, { readonly transport: unknown }>(() => Promise.resolve(ok("session"))),
-        watch: fromPromise<string, { readonly session: unknown }>(({ input, signal }) => {
+        connect: fromPromise<Made, ConnectInput>(connect),
+        negotiate: fromPromise<Made, NegotiateInput>(() => Promise.resolve(ok("session"))),
+        watch: fromPromise<string, WatchInput>(({ input, signal }) => {
           signal.addEventListener("abort", () => aborted.push(String(input.session)));
           return new Promise((resolve) => ends.push(resolve));
         }),
       },
       delays,
     });
-    const actor = createActor(machine, { input: { timings }, clock }).start();
+    const actor = createActor(machine, { input: { peer: "peer", timings }, clock }).start();
     return { clock, actor, ends, aborted };
   };
 
-  test("the wait doubles with each failure up to its ceiling", async () => {
-    const { clock, actor } = start(() => Promise.resolve(away));
+  test("a busy peer is tried for ever: the wait doubles with each failure up to its ceiling", async () => {
+    const { clock, actor } = start(() => Promise.resolve(held));
     const waits: number[] = [];
     for (let i = 0; i < 9; i += 1) {
-      await waitFor(actor, (s) => s.matches("backoff"));
+      await waitFor(actor, (s) => s.matches("busy"));
       const from = clock.now();
-      while (actor.getSnapshot().matches("backoff")) clock.increment(50);
+      while (actor.getSnapshot().matches("busy")) clock.increment(50);
       waits.push(clock.now() - from);
     }
     expect(waits).toEqual([50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+  });
+
+  test("nobody there: tried until the wait would be at its ceiling, then never again by a timer", async () => {
+    let tries = 0;
+    const { clock, actor } = start(() => {
+      tries += 1;
+      return Promise.resolve(away);
+    });
+    for (let i = 0; i < 7; i += 1) {
+      await waitFor(actor, (s) => s.matches("backoff"));
+      clock.increment(timings.reconnectMaxMs);
+    }
+    await waitFor(actor, (s) => s.matches("dormant"));
+    expect(tries).toBe(8);
+    for (let i = 0; i < 100; i += 1) clock.increment(timings.reconnectMaxMs);
+    expect(actor.getSnapshot().value).toBe("dormant");
+    actor.send({ type: "AUDIT" });
+    await waitFor(actor, (s) => s.matches("dormant"));
+    expect(tries).toBe(9);
+    actor.send({ type: "NUDGE" });
+    await waitFor(actor, (s) => s.matches("backoff"));
+    expect(actor.getSnapshot().context.failures).toBe(1);
   });
 
   test("with jitter it waits a part of that", async () => {

@@ -7,7 +7,7 @@ import type { DomainKey, LiveDomain } from "../model/domain.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import { transient } from "../protocol/qmp-usb.ts";
 import { createGate } from "./gate.ts";
-import { createMonitorPeer, type MonitorPeer } from "./monitor-peer.ts";
+import { createMonitorPeers, type MonitorPeer } from "./monitor-peer.ts";
 import { createQemuDomain, type QemuDomain, type QemuDomainDeps } from "./qemu-domain.ts";
 import { readIdentity } from "./qemu-monitor.ts";
 import { type DialIn, type ListenError, listenForMonitors } from "./qmp-dial-in.ts";
@@ -77,6 +77,7 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
 
   /** One peer a socket file. */
   const watchSockets = (emit: (change: DomainChange) => void): { audit(): Promise<void>; close(): void } => {
+    const createPeer = createMonitorPeers(deps);
     const peers = new Map<string, MonitorPeer>();
     const all = new Set<MonitorPeer>();
     /** Sockets of the start that have not answered yet. */
@@ -99,21 +100,18 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
       const first = (): void => {
         if (firsts.delete(path)) tellReady();
       };
-      const peer: MonitorPeer = createMonitorPeer(
-        {
-          path,
-          name,
-          nextKey: () => nextKey(name),
-          emit,
-          onLife,
-          onFirst: first,
-          onEnd: () => {
-            all.delete(peer);
-            first();
-          },
+      const peer: MonitorPeer = createPeer({
+        path,
+        name,
+        nextKey: () => nextKey(name),
+        emit,
+        onLife,
+        onFirst: first,
+        onEnd: () => {
+          all.delete(peer);
+          first();
         },
-        deps,
-      );
+      });
       peers.set(path, peer);
       all.add(peer);
       if (!readyTold) firsts.add(path);
@@ -146,7 +144,10 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
       },
     });
     return {
-      audit: () => files.audit(),
+      async audit() {
+        await files.audit();
+        for (const peer of all) peer.audit();
+      },
       close: () => {
         files.close();
         for (const peer of all) peer.close();
