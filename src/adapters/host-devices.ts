@@ -23,8 +23,6 @@ export type HostDevices = {
   close(): void;
 };
 
-/** What was told of a place, and the owner and mode of its node. */
-
 /** @param tell - called with null when nothing is left at a busid */
 export function createHostDevices(
   reader: SysfsReader,
@@ -145,10 +143,10 @@ export function createHostDevices(
   const lookAtBus = (bus: number): void => {
     if (closed) return;
     const addresses = new Set(reader.nodesOf(bus));
-    for (const { device } of known.values()) if (device.bus === bus) addresses.add(device.address);
+    for (const device of known.values()) if (device.bus === bus) addresses.add(device.address);
     for (const address of addresses) {
       const was = known.get(byAddress.get(addressOf({ bus, address })) ?? "");
-      if (was === undefined || was.device.inode !== reader.node(bus, address)?.inode) lookAtNode(bus, address);
+      if (was === undefined || was.inode !== reader.node(bus, address)?.inode) lookAtNode(bus, address);
     }
   };
 

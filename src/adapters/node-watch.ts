@@ -1,13 +1,7 @@
-/**
- * Watches the tree of USB device nodes, `<dev>/bus/usb/<bus>/<address>`, and says where to look again. It never says what happened.
- *
- * chokidar watches the directories. Its `raw` event is inotify's own word, handed on before chokidar reads and stats the directory again:
- * measured 0.4 ms after the node was made, against 1.1 ms (3 ms in a full bus) for `add`. Nodes themselves are ignored: a watch each would cost
- * 3 KiB, and chokidar's `unlink` is late (`atomic`) or, twice within 100 ms for one path, never told (its throttle).
- */
-import { type FSWatcher as AncestorWatch, lstatSync, watch as watchDirectory } from "node:fs";
-import { basename, dirname, join, relative } from "node:path";
-import { type FSWatcher, watch } from "chokidar";
+/** Watches the tree of USB device nodes, `<dev>/bus/usb/<bus>/<address>`, and says where to look again. It never says what happened. */
+import { type FSWatcher, lstatSync, readdirSync, watch as watchDirectory } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { watchNames } from "./directory-names.ts";
 
 export type NodeWatchEvents = {
   /** Look at this node again. */
@@ -18,40 +12,41 @@ export type NodeWatchEvents = {
   onDoubt(reason: string | null): void;
 };
 export type NodeWatch = {
-  /** Looks whether the tree is there by now, or is another one. Called when there is reason to; cheap. */
+  /** Looks whether the tree is there by now. Called when there is reason to; cheap. */
   check(): void;
   close(): Promise<void>;
 };
 
-/** Every device node has a name of three digits (Linux, drivers/usb/core/usb.c, usb_devnode). */
+/** Every bus and device node has a name of three digits (Linux, drivers/usb/core/usb.c, usb_devnode). */
 const NUMBER = /^\d{3}$/;
 /**
  * Node tells nobody that inotify's queue (16,384 events by default, shared by all watches of the process) has overflown. So many events in one
  * go mean that it may have.
  */
 const BURST = 4096;
+/** Directories taken under watch at a time at the start: chokidar reads each in one go. */
+const AT_A_TIME = 4;
+
+type Tree = { readonly buses: Map<string, () => Promise<void>>; readonly end: () => Promise<void> };
 
 /** Starts at once; tells of a doubt when the tree is being watched, at first too. The tree or its parents may be missing: noticed when they appear. */
 export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatch {
   let closed = false;
-  let tree: FSWatcher | null = null;
-  let ancestor: AncestorWatch | null = null;
-  let closing: Promise<void> = Promise.resolve();
-  /** Buses whose directory chokidar watches; `stale`: the directory went, chokidar has not told so yet. */
-  let buses = new Set<string>();
-  let stale = new Set<string>();
+  let tree: Tree | null = null;
+  let ancestor: FSWatcher | null = null;
+  let ending: Promise<unknown> = Promise.resolve();
   let burst = 0;
 
+  const end = (close: () => Promise<void>): void => {
+    ending = Promise.all([ending, close()]);
+  };
   const drop = (): void => {
     ancestor?.close();
     ancestor = null;
     const old = tree;
     tree = null;
-    buses = new Set();
-    stale = new Set();
-    if (old !== null) closing = Promise.all([closing, old.close()]).then(() => undefined);
+    for (const close of [...(old?.buses.values() ?? []), ...(old === null ? [] : [old.end])]) end(close);
   };
-
   const restart = (): void => {
     drop();
     if (closed) return;
@@ -71,64 +66,52 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
   };
 
   const watchTree = (): void => {
-    const mine = watch(root, {
-      atomic: false,
-      ignoreInitial: true,
-      followSymlinks: false,
-      usePolling: false,
-      depth: 1,
-      ignored: (_path, stats) => stats !== undefined && !stats.isDirectory(),
-    });
-    tree = mine;
-    const busOf = (path: string): string | null => {
-      const name = relative(root, path);
-      return NUMBER.test(name) ? name : null;
+    const buses: Tree["buses"] = new Map();
+    const mine: Tree = {
+      buses,
+      end: watchNames(root, {
+        onName: (name, moved) => {
+          count();
+          if (!moved || !NUMBER.test(name)) return;
+          // It may have been replaced: a watch stays with the directory that it was put on.
+          const old = buses.get(name);
+          if (old !== undefined && buses.delete(name)) end(old);
+          if (exists(join(root, name))) watchBus(mine, name, () => events.onBus(Number(name)));
+          events.onBus(Number(name));
+        },
+        onReady: () => {
+          const names = numbersIn(root);
+          const next = (): void => {
+            const name = names.pop();
+            if (tree !== mine) return;
+            if (name === undefined) {
+              started += 1;
+              if (started === AT_A_TIME) events.onDoubt(null);
+            } else if (buses.has(name)) next();
+            else watchBus(mine, name, next);
+          };
+          let started = 0;
+          for (let i = 0; i < AT_A_TIME; i += 1) next();
+        },
+        onGone: gone,
+        onError,
+      }),
     };
-    mine.on("raw", (event, name: string | null, details: unknown) => {
-      if (tree !== mine) return;
-      count();
-      const watched = relative(root, watchedPath(details) ?? root);
-      if (NUMBER.test(watched)) {
-        if (name !== null && NUMBER.test(name)) events.onNode(Number(watched), Number(name));
-      } else if (watched === "" && name !== null && NUMBER.test(name)) {
-        if (event === "rename") busMoved(name);
-      } else if (watched === "" && event === "rename" && name === basename(root)) gone();
-    });
-    mine.on("addDir", (path) => {
-      const bus = busOf(path);
-      if (tree !== mine || bus === null) return;
-      buses.add(bus);
-      events.onBus(Number(bus));
-    });
-    mine.on("unlinkDir", (path) => {
-      if (tree !== mine) return;
-      if (relative(root, path) === "") gone();
-      const bus = busOf(path);
-      if (bus === null) return;
-      buses.delete(bus);
-      stale.delete(bus);
-      events.onBus(Number(bus));
-    });
-    mine.on("error", (cause) => {
-      if (tree === mine) events.onDoubt(`watching ${root}: ${cause instanceof Error ? cause.message : String(cause)}`);
-    });
-    mine.on("ready", () => {
-      if (tree !== mine) return;
-      for (const name of mine.getWatched()[root] ?? []) if (NUMBER.test(name)) buses.add(name);
-      events.onDoubt(null);
-    });
+    tree = mine;
   };
-
-  /** A name came or went in the root. chokidar does not notice a watched directory that was replaced by another of its name. */
-  const busMoved = (bus: string): void => {
-    const there = exists(join(root, bus));
-    if (there && (buses.has(bus) || stale.has(bus))) {
-      restart();
-      return;
-    }
-    if (buses.delete(bus)) stale.add(bus);
-    events.onBus(Number(bus));
+  const watchBus = ({ buses }: Tree, bus: string, onReady: () => void): void => {
+    const close = watchNames(join(root, bus), {
+      onName: (name) => {
+        count();
+        if (NUMBER.test(name)) events.onNode(Number(bus), Number(name));
+      },
+      onReady,
+      onGone: () => events.onBus(Number(bus)), // the root's watch tells too, and knows what is in its place
+      onError,
+    });
+    buses.set(bus, close);
   };
+  const onError = (message: string): void => events.onDoubt(`watching ${root}: ${message}`);
   const gone = (): void => {
     restart();
     events.onDoubt(`${root} is gone`);
@@ -167,15 +150,18 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
     close: async () => {
       closed = true;
       drop();
-      await closing;
+      await ending;
     },
   };
 }
 
-const watchedPath = (details: unknown): string | null =>
-  typeof details === "object" && details !== null && "watchedPath" in details && typeof details.watchedPath === "string"
-    ? details.watchedPath
-    : null;
+const numbersIn = (directory: string): string[] => {
+  try {
+    return readdirSync(directory).filter((name) => NUMBER.test(name));
+  } catch {
+    return [];
+  }
+};
 const exists = (path: string): boolean => {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
