@@ -22,6 +22,8 @@ export type FakeQemuOptions = QemuOptions & {
   readonly timers?: SimTimers;
   /** Wall clock of the events, ms. */
   readonly now?: () => number;
+  /** Told of each request the moment its bytes are here, before it is its turn. */
+  readonly onRequest?: (request: unknown) => void;
 };
 /** An object in the domain, as info usb and qom-get would tell together. */
 export type SimObject = {
@@ -189,7 +191,10 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
     const reader = createQmpInputReader();
     slot.active = connection;
     socket.on("data", (bytes: Uint8Array) => {
-      for (const input of reader.push(bytes)) jobs.push({ connection, input });
+      for (const input of reader.push(bytes)) {
+        if (input.ok) options.onRequest?.(input.value);
+        jobs.push({ connection, input });
+      }
       pump();
     });
     socket.on("close", () => {
