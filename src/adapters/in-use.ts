@@ -1,9 +1,9 @@
 /** What of the host depends on a device now: read at the moment of an action, never kept (product.md §3). */
-import { constants, type Dirent } from "node:fs";
+import { constants, readdirSync } from "node:fs";
 import { open, readdir, readlink } from "node:fs/promises";
 import { basename, join } from "node:path";
 import type { Clock, HostUsb } from "../model/contracts.ts";
-import { type HostDevice, type InUse, printable } from "../model/hostdev.ts";
+import { type InUse, printable } from "../model/hostdev.ts";
 import type { Timings } from "../model/timings.ts";
 import { parseDefaultRoutes, parseMounts, parseSwaps } from "../protocol/proc-use.ts";
 import { readStart } from "./bounded-read.ts";
@@ -30,54 +30,58 @@ type Children = { readonly disks: readonly Disk[]; readonly nets: readonly strin
 
 /** Ends within `commandMs`: a disk that does not answer by then counts as in use. */
 export function createInUse(options: InUseOptions): HostUsb["inUse"] {
-  const { clock, timings } = options;
+  const { sysfs, dev, proc, clock, timings } = options;
   return async (device) => {
+    const { disks, nets } = childrenOf(join(sysfs, "bus/usb/devices", device.busid), device.busid);
+    if (disks.length === 0 && nets.length === 0) return FREE;
     let timer: unknown;
     const late = new Promise<InUse>((resolve) => {
       timer = clock.setTimeout(() => resolve({ disks: [`${device.busid} (the host did not answer)`], routes: [] }), timings.commandMs);
     });
+    const read = async (): Promise<InUse> => {
+      const [disksUsed, routes] = await Promise.all([disksInUse(disks, dev, proc), routesOver(nets, sysfs, proc)]);
+      return { disks: disksUsed, routes };
+    };
     try {
-      return await Promise.race([read(device, options), late]);
+      return await Promise.race([read(), late]);
     } finally {
       clock.clearTimeout(timer);
     }
   };
 }
 
-async function read(device: HostDevice, { sysfs, dev, proc }: InUseOptions): Promise<InUse> {
-  const children = await childrenOf(join(sysfs, "bus/usb/devices", device.busid), device.busid);
-  const [disks, routes] = await Promise.all([disksInUse(children.disks, dev, proc), routesOver(children.nets, sysfs, proc)]);
-  return { disks, routes };
-}
+const FREE: InUse = { disks: [], routes: [] };
 
-/** Below the interfaces only: what hangs on a hub's ports is other devices. */
-async function childrenOf(directory: string, busid: string): Promise<Children> {
+/**
+ * Below the interfaces only: what hangs on a hub's ports is other devices. At once and not on a thread: listing sysfs waits for no device, and
+ * most devices have no disk and no network interface, so that nothing stands between them and QEMU.
+ */
+function childrenOf(directory: string, busid: string): Children {
   const disks: Disk[] = [];
   const nets: string[] = [];
   let visited = 0;
-  const visit = async (path: string, depth: number): Promise<void> => {
-    for (const name of await directoriesIn(path)) {
+  const visit = (path: string, depth: number): void => {
+    for (const name of directoriesIn(path)) {
       const child = `${path}/${name}`;
       visited += 1;
       if (visited > MAX_DIRECTORIES) return;
       if (depth === 0 && !name.startsWith(`${busid}:`)) continue;
-      if (name === "block") disks.push(...(await disksIn(child)));
-      else if (name === "net") nets.push(...(await directoriesIn(child)));
-      else if (depth < MAX_DEPTH && !SKIP.test(name)) await visit(child, depth + 1);
+      if (name === "block") disks.push(...disksIn(child));
+      else if (name === "net") nets.push(...directoriesIn(child));
+      else if (depth < MAX_DEPTH && !SKIP.test(name)) visit(child, depth + 1);
     }
   };
-  await visit(directory, 0);
+  visit(directory, 0);
   return { disks, nets };
 }
 
 /** Every disk and its partitions, which are directories of their own in it. */
-async function disksIn(block: string): Promise<readonly Disk[]> {
+function disksIn(block: string): readonly Disk[] {
   const found: Disk[] = [];
-  for (const name of await directoriesIn(block)) {
+  for (const name of directoriesIn(block)) {
     const directory = `${block}/${name}`;
     found.push({ name, directory });
-    for (const part of await directoriesIn(directory))
-      if (part.startsWith(name)) found.push({ name: part, directory: `${directory}/${part}` });
+    for (const part of directoriesIn(directory)) if (part.startsWith(name)) found.push({ name: part, directory: `${directory}/${part}` });
   }
   return found.slice(0, MAX_DIRECTORIES);
 }
@@ -150,7 +154,10 @@ const textOf = async (path: string): Promise<string> => {
 };
 const namesIn = (path: string): Promise<readonly string[]> => readdir(path).catch(() => []);
 /** Real directories only: sysfs is full of links that lead back up. */
-const directoriesIn = async (path: string): Promise<readonly string[]> => {
-  const entries = await readdir(path, { withFileTypes: true }).catch((): Dirent[] => []);
-  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+const directoriesIn = (path: string): readonly string[] => {
+  try {
+    return readdirSync(path, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
+  } catch {
+    return [];
+  }
 };
