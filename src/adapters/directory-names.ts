@@ -1,48 +1,46 @@
 /**
  * Tells when a name in one directory comes, goes or changes; not how.
  *
- * By chokidar, with its `raw` event: inotify's own word, handed on before chokidar reads and stats the directory again. Measured 0.4 ms after a
- * device node was made, against 1.1 ms (3 ms in a full bus) for `add`. The entries themselves are ignored: a watch on each costs 3 KiB, and
- * chokidar's `unlink` is late (`atomic`) or, twice within 100 ms for one path, never told (its throttle).
+ * By inotify alone, as node:fs hands it on. chokidar on top of it has the same event (`raw`), but reads the directory and stats every entry of
+ * it again after each: measured 2.3 ms of CPU an event in a directory of 100 device nodes, against 0.08 ms. Nothing of that is needed here: the
+ * name is looked at by whoever is told, and every look at the whole is a full reading.
  */
+import { type FSWatcher, watch } from "node:fs";
 import { basename } from "node:path";
-import { watch } from "chokidar";
 
 export type NameEvents = {
   /** `moved`: it came or went; else it changed. */
   onName(name: string, moved: boolean): void;
-  /** From here on nothing is missed. */
-  onReady(): void;
   /** The directory itself went; another may be in its place. */
   onGone(): void;
   onError(message: string): void;
 };
 
-/** @returns ends the watch; nothing is told after */
-export function watchNames(directory: string, events: NameEvents): () => Promise<void> {
-  let closed = false;
-  const watcher = watch(directory, {
-    atomic: false,
-    ignoreInitial: true,
-    followSymlinks: false,
-    usePolling: false,
-    depth: 0,
-    ignored: (path) => path !== directory,
-  });
-  watcher.on("raw", (event, name: string | null) => {
-    if (closed || name === null) return;
+/** Watches from the moment it returns. @returns ends the watch; nothing is told after */
+export function watchNames(directory: string, events: NameEvents): () => void {
+  let watcher: FSWatcher | null = null;
+  const close = (): void => {
+    watcher?.close();
+    watcher = null;
+  };
+  const failed = (cause: unknown): void => {
+    close();
+    events.onError(cause instanceof Error ? cause.message : String(cause));
+  };
+  const told = (event: string, name: string | null): void => {
+    if (watcher === null || name === null) return;
     if (name === basename(directory)) {
       if (event === "rename") events.onGone();
     } else events.onName(name, event === "rename");
-  });
-  watcher.on("ready", () => {
-    if (!closed) events.onReady();
-  });
-  watcher.on("error", (cause) => {
-    if (!closed) events.onError(cause instanceof Error ? cause.message : String(cause));
-  });
-  return () => {
-    closed = true;
-    return watcher.close();
   };
+  try {
+    watcher = watch(directory, told);
+    watcher.on("error", failed);
+  } catch (cause) {
+    // Gone already: whoever watches above is told. Else there are no more watches to be had.
+    if (!isMissing(cause)) failed(cause);
+  }
+  return close;
 }
+
+const isMissing = (cause: unknown): boolean => cause instanceof Error && "code" in cause && cause.code === "ENOENT";

@@ -98,7 +98,7 @@ function run(reader: SysfsReader, out: Subscriber<HostChange>, { dev, clock, tim
       closed = true;
       devices.close();
       settling.close();
-      void watch.close();
+      watch.close();
     },
   };
 }

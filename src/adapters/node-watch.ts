@@ -14,7 +14,7 @@ export type NodeWatchEvents = {
 export type NodeWatch = {
   /** Looks whether the tree is there by now. Called when there is reason to; cheap. */
   check(): void;
-  close(): Promise<void>;
+  close(): void;
 };
 
 /** Every bus and device node has a name of three digits (Linux, drivers/usb/core/usb.c, usb_devnode). */
@@ -24,28 +24,23 @@ const NUMBER = /^\d{3}$/;
  * go mean that it may have.
  */
 const BURST = 4096;
-/** Directories taken under watch at a time at the start: chokidar reads each in one go. */
-const AT_A_TIME = 4;
 
-type Tree = { readonly buses: Map<string, () => Promise<void>>; readonly end: () => Promise<void> };
+type Tree = { readonly buses: Map<string, () => void>; readonly end: () => void };
 
 /** Starts at once; tells of a doubt when the tree is being watched, at first too. The tree or its parents may be missing: noticed when they appear. */
 export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatch {
   let closed = false;
   let tree: Tree | null = null;
   let ancestor: FSWatcher | null = null;
-  let ending: Promise<unknown> = Promise.resolve();
   let burst = 0;
 
-  const end = (close: () => Promise<void>): void => {
-    ending = Promise.all([ending, close()]);
-  };
   const drop = (): void => {
     ancestor?.close();
     ancestor = null;
     const old = tree;
     tree = null;
-    for (const close of [...(old?.buses.values() ?? []), ...(old === null ? [] : [old.end])]) end(close);
+    old?.end();
+    for (const close of old?.buses.values() ?? []) close();
   };
   const restart = (): void => {
     drop();
@@ -67,45 +62,32 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
 
   const watchTree = (): void => {
     const buses: Tree["buses"] = new Map();
-    const mine: Tree = {
-      buses,
-      end: watchNames(root, {
-        onName: (name, moved) => {
-          count();
-          if (!moved || !NUMBER.test(name)) return;
-          // It may have been replaced: a watch stays with the directory that it was put on.
-          const old = buses.get(name);
-          if (old !== undefined && buses.delete(name)) end(old);
-          if (exists(join(root, name))) watchBus(mine, name, () => events.onBus(Number(name)));
-          events.onBus(Number(name));
-        },
-        onReady: () => {
-          const names = numbersIn(root);
-          const next = (): void => {
-            const name = names.pop();
-            if (tree !== mine) return;
-            if (name === undefined) {
-              started += 1;
-              if (started === AT_A_TIME) events.onDoubt(null);
-            } else if (buses.has(name)) next();
-            else watchBus(mine, name, next);
-          };
-          let started = 0;
-          for (let i = 0; i < AT_A_TIME; i += 1) next();
-        },
-        onGone: gone,
-        onError,
-      }),
-    };
+    const end = watchNames(root, {
+      onName: (name, moved) => {
+        count();
+        if (!moved || !NUMBER.test(name)) return;
+        // It may have been replaced: a watch stays with the directory that it was put on.
+        buses.get(name)?.();
+        buses.delete(name);
+        if (exists(join(root, name))) watchBus(buses, name);
+        events.onBus(Number(name));
+      },
+      onGone: gone,
+      onError,
+    });
+    const mine: Tree = { buses, end };
     tree = mine;
+    for (const name of numbersIn(root)) watchBus(buses, name);
+    queueMicrotask(() => {
+      if (tree === mine) events.onDoubt(null);
+    });
   };
-  const watchBus = ({ buses }: Tree, bus: string, onReady: () => void): void => {
+  const watchBus = (buses: Tree["buses"], bus: string): void => {
     const close = watchNames(join(root, bus), {
       onName: (name) => {
         count();
         if (NUMBER.test(name)) events.onNode(Number(bus), Number(name));
       },
-      onReady,
       onGone: () => events.onBus(Number(bus)), // the root's watch tells too, and knows what is in its place
       onError,
     });
@@ -147,10 +129,9 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
       if (closed || (tree !== null && exists(root)) || (ancestor !== null && !exists(root))) return;
       restart();
     },
-    close: async () => {
+    close: () => {
       closed = true;
       drop();
-      await ending;
     },
   };
 }
