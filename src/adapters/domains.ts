@@ -1,4 +1,5 @@
 /** Contract Domains for plain QEMU: sockets in a directory, and QEMUs that dial in. */
+import { lstat } from "node:fs/promises";
 import type { Socket } from "node:net";
 import { Observable } from "rxjs";
 import type { ActionError } from "../model/action.ts";
@@ -118,6 +119,11 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
       starting.push(() => peer.start());
       if (starting.length === 1) setImmediate(startSome);
     };
+    const isThere = (path: string): Promise<boolean> =>
+      lstat(path).then(
+        () => true,
+        () => false,
+      );
     const appeared = async (path: string): Promise<void> => {
       const peer = peers.get(path);
       if (peer === undefined) open(path);
@@ -128,12 +134,18 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
         open(path);
       }
     };
+    const vanished = async (path: string): Promise<void> => {
+      const peer = peers.get(path);
+      // A QEMU that is restarted is back before this is told, and its peer may be connected to the new one already.
+      if (await isThere(path)) return appeared(path);
+      if (peer === undefined) return;
+      if (peers.get(path) !== peer) return;
+      peer.retire();
+      peers.delete(path);
+    };
     const files = watchSocketFiles(qmpDir, {
       onThere: (path) => void appeared(path),
-      onGone: (path) => {
-        peers.get(path)?.retire();
-        peers.delete(path);
-      },
+      onGone: (path) => void vanished(path),
       onReady: () => {
         filesKnown = true;
         tellReady();
