@@ -242,6 +242,9 @@ export function createReconciler(
         events.claim(id, planner.claims.get(id) ?? null, null);
       }
       for (const name of registry.boundTo(change.key)) events.domain(name, planner.domains.get(name) ?? null);
+    } else if (change.kind === "forced") {
+      // Generation, labels and mode show though the plan may be the same.
+      events.domain(change.name, planner.domains.get(change.name) ?? null);
     }
   };
 
