@@ -76,6 +76,7 @@ export function createMonitorPeers(deps: QemuDomainDeps): (options: MonitorPeerO
 
   return ({ path, name, nextKey, emit, onLife, onFirst, onEnd }) => {
     let closed = false;
+    let retired = false;
     let answered = false;
     let inode: number | null = null;
     let told: PeerProblem | null = null;
@@ -127,8 +128,8 @@ export function createMonitorPeers(deps: QemuDomainDeps): (options: MonitorPeerO
       async connect(signal) {
         inode = await inodeOf(path);
         const made = await connectUnix(path, { timeoutMs: timings.connectMs, clock, signal });
-        if (!made.ok || inode === (await inodeOf(path))) return made;
-        // Another QEMU took the place meanwhile: which of the two this is cannot be told, and one that is taken for the other stays for ever.
+        if (!made.ok || (inode === (await inodeOf(path)) && !retired)) return made;
+        // Another QEMU took the place meanwhile: which of the two this is cannot be told, and a peer that has the other's would keep it for ever.
         made.value.destroy();
         return err({ kind: "failed", message: `another socket took the place of ${path}` });
       },
@@ -159,10 +160,15 @@ export function createMonitorPeers(deps: QemuDomainDeps): (options: MonitorPeerO
         if (actor.getSnapshot().value === "dormant") send("AUDIT");
       },
       async replaced() {
+        const now = await inodeOf(path);
+        // Asked last: it may have lost its connection, and have another one, while the file was looked at.
         const { value } = actor.getSnapshot();
-        return (value === "negotiating" || value === "ready") && inode !== null && inode !== (await inodeOf(path));
+        return (value === "negotiating" || value === "ready") && inode !== null && inode !== now;
       },
-      retire: () => send("RETIRE"),
+      retire() {
+        retired = true;
+        send("RETIRE");
+      },
       close() {
         closed = true;
         send("STOP");

@@ -18,7 +18,7 @@ export const smallTimings: Partial<Timings> = {
   vanishMs: 250,
   connectMs: 500,
   greetingMs: 250,
-  commandMs: 400,
+  commandMs: 1_000,
   actionMs: 2_000,
   backoffBaseMs: 5,
   backoffMaxMs: 50,
@@ -41,6 +41,8 @@ export type Rig = {
   until(claim: string, phase: string): Promise<void>;
   /** Waits until it is so, all at one moment. */
   expect(expectation: Expectation): Promise<void>;
+  /** Waits until nothing is wrong any more. @param wrong - what is, a sentence each */
+  wait(wrong: () => readonly string[]): Promise<void>;
   /** Waits until every source has reported and no claim is on its way. */
   settled(): Promise<void>;
   operate(operation: Operation): Promise<void>;
@@ -49,6 +51,8 @@ export type Rig = {
   stop(): Promise<void>;
   start(): Promise<void>;
   play(scenario: Scenario): Promise<void>;
+  /** Statuses, what is really so, journal and the newest log lines, for a failure. */
+  report(): string;
   close(): Promise<void>;
 };
 
@@ -94,7 +98,7 @@ export async function createRig(given: Given = {}, timings: Partial<Timings> = {
     ].join("\n");
   };
   /** @param wrong - what is not yet so, a sentence each */
-  const wait = async (wrong: () => string[]): Promise<void> => {
+  const wait = async (wrong: () => readonly string[]): Promise<void> => {
     try {
       await eventually(() => {
         const now = wrong();
@@ -108,6 +112,8 @@ export async function createRig(given: Given = {}, timings: Partial<Timings> = {
 
   const rig: Rig = {
     host,
+    report,
+    wait,
     get app() {
       return alive();
     },
@@ -133,7 +139,9 @@ export async function createRig(given: Given = {}, timings: Partial<Timings> = {
         if (!view.ready) return ["not every source has reported"];
         return view
           .snapshot()
-          .devices.flatMap((claim) => (BUSY.has(claim.phase) ? [`${claim.domain}/${claim.name} is ${claim.phase}`] : []));
+          .devices.flatMap((claim) =>
+            BUSY.has(claim.phase) && claim.reason !== "ObserveOnly" ? [`${claim.domain}/${claim.name} is ${claim.phase}`] : [],
+          );
       }),
     async operate(operation) {
       const request = requestOf(operation);
