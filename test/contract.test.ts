@@ -612,7 +612,8 @@ describe("the dial-in socket", () => {
     const first = createDomainsRig(host);
     expect(await first.domains.listening).toEqual({ ok: true, value: null });
     const { listenForMonitors } = await import("../src/adapters/qmp-dial-in.ts");
-    const deps = { clock: realClock, connectMs: 1_000 };
+    const say = (): void => undefined;
+    const deps = { clock: realClock, connectMs: 1_000, log: { debug: say, info: say, warn: say, error: say } };
     expect(await listenForMonitors(first.qmpListen, deps, () => undefined)).toMatchObject({ ok: false, error: { kind: "held" } });
     first.close();
     rmSync(first.qmpListen, { force: true });

@@ -11,7 +11,8 @@ import { createGate } from "./gate.ts";
 import { createMonitorPeers, type MonitorPeer } from "./monitor-peer.ts";
 import { createQemuDomain, type QemuDomain, type QemuDomainDeps } from "./qemu-domain.ts";
 import { readIdentity } from "./qemu-monitor.ts";
-import { type DialIn, type ListenError, listenForMonitors } from "./qmp-dial-in.ts";
+import type { ListenError } from "./own-socket.ts";
+import { type DialIn, listenForMonitors } from "./qmp-dial-in.ts";
 import { adoptQmp, type QmpSession } from "./qmp-client.ts";
 import { socketName, watchSocketFiles } from "./socket-files.ts";
 
@@ -171,15 +172,17 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
     let dialIn: DialIn | null = null;
     const stop = new AbortController();
     const sessions = new Set<QmpSession>();
-    void listenForMonitors(path, { clock, connectMs: timings.connectMs }, (socket) => void serve(socket, emit, stop.signal, sessions)).then(
-      (result) => {
-        if (result.ok) {
-          dialIn = result.value;
-          if (stop.signal.aborted) dialIn.close();
-        } else log.error(`QEMUs cannot dial in: ${result.error.message}`, { path });
-        tellListening(result.ok ? ok(null) : result);
-      },
-    );
+    void listenForMonitors(
+      path,
+      { clock, connectMs: timings.connectMs, log },
+      (socket) => void serve(socket, emit, stop.signal, sessions),
+    ).then((result) => {
+      if (result.ok) {
+        dialIn = result.value;
+        if (stop.signal.aborted) dialIn.close();
+      } else log.error(`QEMUs cannot dial in: ${result.error.message}`, { path });
+      tellListening(result.ok ? ok(null) : result);
+    });
     return () => {
       stop.abort();
       dialIn?.close();

@@ -3,15 +3,17 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse, S
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import { WebSocketServer } from "ws";
+import { listenOnOwnSocket } from "../../adapters/own-socket.ts";
+import { systemClock } from "../../app.ts";
 import type { ControllerView } from "../../controller/view.ts";
 import type { Log } from "../../model/contracts.ts";
 import { err, ok, type Result } from "../../model/result.ts";
 import { authorize, type Listen, type Role, SUBPROTOCOL, type Tokens } from "./auth.ts";
 import { type Deadlines, defaultDeadlines, keepDeadlines, NEVER_CHECK } from "./deadlines.ts";
+import { holderOf } from "./holder.ts";
 import { createLive, type Live, type LiveLimits, type LiveTimings } from "./live.ts";
 import { readBody, resumeOf, urlOf } from "./request.ts";
 import { type Answer, createRoutes, OPEN_PATHS, refuse } from "./routes.ts";
-import { freeSocketPath, listenOnSocket } from "./unix-socket.ts";
 
 /** What stands before TCP. */
 type Guard = { readonly listen: Listen; readonly tokens: Tokens };
@@ -34,6 +36,8 @@ export type ApiServer = {
 };
 
 const MOST_CONNECTIONS = 512;
+/** Whether somebody answers on a socket that is in our place. */
+const CONNECT_MS = 2_000;
 /** What is left of a refused body is thrown away for this long, so that the client gets to read why. */
 const DRAIN_MS = 1_000;
 
@@ -136,19 +140,24 @@ export function createApiServer(options: ApiOptions): ApiServer {
     return server;
   }
 
+  const onTrouble = (message: string): void => log.warn("a client of the live API could not be taken", { message });
   const listenTcp = (server: Server, { host, port }: Listen): Promise<Result<number, string>> =>
     new Promise((resolve) => {
       const where = `${host}:${String(port)}`;
-      server.once("error", (cause: NodeJS.ErrnoException) =>
+      const refused = (cause: NodeJS.ErrnoException): void =>
         resolve(
           err(
             cause.code === "EADDRINUSE"
               ? `${where} is taken by another program; give another --listen`
               : `cannot listen on ${where}: ${cause.message}`,
           ),
-        ),
-      );
-      server.listen({ host, port }, () => resolve(ok((server.address() as AddressInfo).port)));
+        );
+      server.once("error", refused);
+      server.listen({ host, port }, () => {
+        server.off("error", refused);
+        server.on("error", ({ message }) => onTrouble(`${where}: ${message}`));
+        resolve(ok((server.address() as AddressInfo).port));
+      });
     });
 
   const stop = async (): Promise<void> => {
@@ -168,13 +177,16 @@ export function createApiServer(options: ApiOptions): ApiServer {
 
   return {
     async start() {
-      const free = await freeSocketPath(socketPath);
-      if (!free.ok) return free;
       live = createLive(view, liveOptions?.timings, liveOptions?.limits);
-      const listening = await listenOnSocket(make(null), socketPath);
+      const listening = await listenOnOwnSocket(make(null), socketPath, { clock: systemClock, timeoutMs: CONNECT_MS, onTrouble });
       if (!listening.ok) {
         await stop();
-        return listening;
+        const { kind, message } = listening.error;
+        return err(
+          kind === "held"
+            ? `${socketPath} is answered by ${await holderOf(socketPath)}; stop it, or give another --api`
+            : `${message}; give another --api`,
+        );
       }
       if (tcp === null) return ok({ port: null });
       const port = await listenTcp(make(tcp), tcp.listen);
