@@ -186,7 +186,7 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
     plugged: () => [...specs.keys()],
     setOpenable: (busid, openable) => tree.setOpenable(busid, openable),
     mount(busid) {
-      for (const name of partitionsOf(pluggedAt(busid).full)) tree.use.mount(name, "8:1", `/media/${name}`);
+      for (const name of partitionsOf(pluggedAt(busid).full)) tree.use.mount(name, `/media/${name}`);
     },
     unmount(busid) {
       for (const name of partitionsOf(pluggedAt(busid).full)) tree.use.release(name);
