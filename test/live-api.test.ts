@@ -416,6 +416,20 @@ describe("the watch", () => {
     expect(second.messages).toEqual([]);
   });
 
+  test("one that is refused is let go, though it keeps its half of the connection open", async () => {
+    const { server } = await serve();
+    const socket = connect({ path, allowHalfOpen: true });
+    ends.push(() => socket.destroy());
+    let heard = "";
+    socket.on("data", (chunk) => {
+      heard += chunk.toString();
+    });
+    socket.write("GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n");
+    await eventually(() => heard.includes("unknown-path"));
+    // A server ends once its last connection has.
+    await server.stop();
+  });
+
   test("stopping ends every watch", async () => {
     const { server } = await serve();
     const client = watch();

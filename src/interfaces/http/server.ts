@@ -94,7 +94,7 @@ export function createApiServer(options: ApiOptions): ApiServer {
     answerTo(request, guard)
       .then((answer) => reply(request, response, answer))
       .catch((cause: unknown) => {
-        log.error("a request failed: this is a bug", { path: request.url, cause });
+        log.error("a request failed: this is a bug", { path: request.url?.split("?")[0], cause });
         if (response.headersSent) response.destroy();
         else reply(request, response, refuse(500, "bug", "plugherd failed to answer; its log says more."));
       });
@@ -116,7 +116,8 @@ export function createApiServer(options: ApiOptions): ApiServer {
     if (refused !== null) {
       const text = Buffer.from(JSON.stringify(refused.body));
       const head = `HTTP/1.1 ${String(refused.status)} ${STATUS_CODES[refused.status] ?? ""}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${String(text.length)}\r\n\r\n`;
-      socket.end(Buffer.concat([Buffer.from(head), text]));
+      // Not only ended: a client that keeps its half open would stay for ever.
+      socket.end(Buffer.concat([Buffer.from(head), text]), () => socket.destroy());
       return;
     }
     sockets.handleUpgrade(request, socket, head, (client) => {
