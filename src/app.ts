@@ -71,7 +71,7 @@ export async function createApp(
       random,
       log,
     },
-    { timings, intentions, life: randomUUID(), defer: queueMicrotask, readFiles: readTexts },
+    { timings, intentions, life: randomUUID(), defer: (fn) => void setImmediate(fn), readFiles: readTexts },
   );
   return {
     start: async () => {

@@ -189,6 +189,7 @@ describe("commands", () => {
     const written: unknown[] = [];
     socket.write = (text: unknown) => written.push(text) > 0;
     void adopted.value.execute("device_add", { driver: "usb-host", hostbus: 1 });
+    await Promise.resolve();
     expect(written).toEqual(['{"execute":"device_add","arguments":{"driver":"usb-host","hostbus":1},"id":"p2"}\n']);
   });
 

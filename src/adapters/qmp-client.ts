@@ -27,7 +27,7 @@ export type ExecuteOptions = { readonly timeoutMs?: number; readonly signal?: Ab
 export type QmpSession = {
   /** `7.2.22` */
   readonly version: string;
-  /** Written to the socket before it returns, unless {@link MAX_IN_FLIGHT} are under way. Never rejects. */
+  /** Goes out with all else of this tick, unless {@link MAX_IN_FLIGHT} are under way. Never rejects. */
   execute(command: string, args?: Readonly<Record<string, unknown>>, options?: ExecuteOptions): Promise<Result<unknown, QmpError>>;
   /** Hot; completes with the session. A command's reply never waits for who listens here. */
   readonly events$: Observable<QmpEvent>;

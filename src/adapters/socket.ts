@@ -84,21 +84,20 @@ export function takeSocket(socket: Socket, user: SocketUser, maxQueuedBytes = 10
   socket.on("close", () => end("the connection was closed"));
   socket.resume(); // a server may hand it over paused
   if (socket.destroyed) queueMicrotask(() => end("the connection was closed")); // before it was taken over
-  let corked = false;
+  let waiting = "";
+  const send = (): void => {
+    const text = waiting;
+    waiting = "";
+    if (open) socket.write(text);
+  };
   return {
     write(text) {
       if (!open) return;
-      if (!corked) {
-        // A round of commands that is written in one go costs one system call.
-        corked = true;
-        socket.cork();
-        process.nextTick(() => {
-          corked = false;
-          socket.uncork();
-        });
-      }
-      socket.write(text);
-      if (socket.writableLength > maxQueuedBytes) end(`the peer does not read: ${String(socket.writableLength)} bytes wait for it`);
+      // A round of commands that is written in one go costs one system call.
+      if (waiting === "") queueMicrotask(send);
+      waiting += text;
+      const queued = socket.writableLength + waiting.length;
+      if (queued > maxQueuedBytes) end(`the peer does not read: ${String(queued)} bytes wait for it`);
     },
     close: end,
   };

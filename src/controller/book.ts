@@ -42,6 +42,8 @@ export function createBook(deps: {
   readonly source: Source;
   readonly journal: Journal;
   readonly defer: (fn: () => void) => void;
+  /** Showing lets others have their turn after so long. */
+  readonly sliceMs: number;
 }): Book {
   const { clock, source, journal, life } = deps;
   const claims = new Map<
@@ -68,7 +70,7 @@ export function createBook(deps: {
   const plan = (): void => {
     if (planned) return;
     planned = true;
-    deps.defer(flush);
+    deps.defer(flushSome);
   };
   // Distributes over the union, so that each kind keeps its own fields.
   type Unnumbered<T> = T extends unknown ? Omit<T, "seq"> : never;
@@ -119,14 +121,16 @@ export function createBook(deps: {
 
   const claimsOf = (domain: string): ClaimStatus[] => [...(claimsByDomain.get(domain) ?? [])].flatMap((id) => claims.get(id)?.status ?? []);
 
-  function flush(): void {
-    planned = false;
+  /** What is marked, one thing a step. A claim's domain and host device are shown after it. */
+  function* renewals(): Generator<void> {
     for (const [id, { domain, cause }] of touchedClaims) {
+      touchedClaims.delete(id);
       renewClaim(id, domain, cause);
       touchedDomains.add(domain);
+      yield;
     }
-    touchedClaims.clear();
     for (const name of touchedDomains) {
+      touchedDomains.delete(name);
       const value = source.domain(name, claimsOf(name));
       if (renew(domains, name, value)) push({ kind: "domain", key: name, value });
       const isUnready = value?.conditions.some(({ type, status }) => type === "Ready" && status === "False") === true;
@@ -135,13 +139,14 @@ export function createBook(deps: {
         else unready.delete(name);
         touchedConditions = true;
       }
+      yield;
     }
-    touchedDomains.clear();
     for (const busid of touchedHosts) {
+      touchedHosts.delete(busid);
       const value = source.host(busid);
       if (renew(hosts, busid, value)) push({ kind: "host", key: busid, value });
+      yield;
     }
-    touchedHosts.clear();
     if (touchedConditions) {
       touchedConditions = false;
       const next = source.conditions(unready, domains.size);
@@ -150,12 +155,30 @@ export function createBook(deps: {
         push({ kind: "conditions", value: [...next] });
       }
     }
+  }
+  const tell = (): void => {
     if (batch.length === 0) return;
     const told = batch;
     batch = [];
     for (const change of told) recent.push(change);
     if (recent.length > MOST_CHANGES * 1.25) recent.splice(0, recent.length - MOST_CHANGES);
     changes$.next(told);
+  };
+  /** The whole of it, for who reads now. */
+  function flush(): void {
+    for (const _ of renewals());
+    tell();
+  }
+  /** As much as fits into a slice; the rest in a later turn. */
+  function flushSome(): void {
+    planned = false;
+    const begin = clock.now();
+    for (const _ of renewals()) {
+      if (clock.now() - begin < deps.sliceMs) continue;
+      plan();
+      break;
+    }
+    tell();
   }
 
   return {

@@ -20,7 +20,7 @@ import { hostStatus } from "./host-status.ts";
 import { createJournal } from "./journal.ts";
 import { createOperator } from "./operate.ts";
 import { createOverrides } from "./overrides.ts";
-import { createReconciler, type Reconciler } from "./reconcile.ts";
+import { createReconciler, type Reconciler, type ReconcilerEvents } from "./reconcile.ts";
 import { claimStatus, domainStatus, policyConditions, readyInTotal } from "./status.ts";
 import type { ControllerView } from "./view.ts";
 
@@ -36,7 +36,7 @@ export type ControllerOptions = {
   readonly timings: Timings;
   /** Told to clients, so that change numbers of another life are not taken for this one's. */
   readonly life: string;
-  /** Runs a function soon, in this turn of the event loop. */
+  /** Runs a function soon, after what is under way now: what is shown does not hold up what is done. */
   readonly defer: (fn: () => void) => void;
   /** Reads the files that `plan` is given, as the files in force are read. */
   readonly readFiles: (files: readonly { readonly name: string; readonly text: string }[]) => {
@@ -62,6 +62,7 @@ export function createController(contracts: Contracts, options: ControllerOption
   let early: WorldChange[] = [];
   let { intentions } = options;
   let desired: DesiredStateKeeper | null = null;
+  let ready = false;
   let stopped = false;
 
   const book: Book = createBook({
@@ -69,6 +70,7 @@ export function createController(contracts: Contracts, options: ControllerOption
     clock,
     journal,
     defer: options.defer,
+    sliceMs: timings.sliceMs,
     source: {
       claim: (id, moved) => {
         const plan = reconciler.planner.claims.get(id);
@@ -90,7 +92,7 @@ export function createController(contracts: Contracts, options: ControllerOption
   });
   const liveOf = (key: DomainKey | null) => (key === null ? undefined : reconciler.planner.world.domains.get(key));
 
-  const reconciler: Reconciler = createReconciler(contracts, timings, {
+  const reconcilerEvents: ReconcilerEvents = {
     claim: (id, plan, cause) => {
       const slash = id.indexOf("/");
       book.claim(id, id.slice(0, slash), cause === null || cause.kind !== "file" ? cause : fileCause(id.slice(0, slash)));
@@ -109,7 +111,8 @@ export function createController(contracts: Contracts, options: ControllerOption
       log.info(message, { id });
     },
     impostor: (quarantine, was) => overrides.quarantine(quarantine, was),
-  });
+  };
+  const reconciler: Reconciler = createReconciler(contracts, timings, reconcilerEvents, options.defer);
   /** What is remembered of a vanished file or entry is dropped once nothing of ours is left over in its domain. */
   const tidy = (name: string): void => {
     if (desired?.unclean.has(name) !== true) return;
@@ -149,9 +152,14 @@ export function createController(contracts: Contracts, options: ControllerOption
     const all = early;
     early = [];
     log.info("every source has reported", { devices: knownHost.size });
-    reconciler.apply(all, because("start"));
-    book.note({ domain: null, device: null, kind: "daemon", reason: "Ready", message: "Every source has reported; reconciling." });
-    book.conditions();
+    // What entries are matched with comes before them: decided once, and not anew for every device.
+    const files = all.filter(({ kind }) => kind === "forced");
+    reconciler.applyInSlices([...all.filter(({ kind }) => kind !== "forced"), ...files], because("start"), () => {
+      if (stopped) return;
+      ready = true;
+      book.note({ domain: null, device: null, kind: "daemon", reason: "Ready", message: "Every source has reported; reconciling." });
+      book.conditions();
+    });
   };
 
   const onHost = (change: HostChange): void => {
@@ -201,7 +209,7 @@ export function createController(contracts: Contracts, options: ControllerOption
         clock,
         timings,
         intentions,
-        attached: (domain) => (awaited.size > 0 ? null : attachedIn(book, reconciler, domain)),
+        attached: (domain) => (ready ? attachedIn(book, reconciler, domain) : null),
         onChange: (changes) => {
           bring(null, changes, because("file"));
           book.conditions();
@@ -235,7 +243,7 @@ export function createController(contracts: Contracts, options: ControllerOption
     },
     view: {
       get ready() {
-        return awaited.size === 0;
+        return ready;
       },
       snapshot: () => book.snapshot(),
       changes$: book.changes$,

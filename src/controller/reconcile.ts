@@ -25,10 +25,13 @@ import { createPlanner } from "../planner/plan.ts";
 import { createRunner, type Runner } from "./claims.ts";
 import { createHistory, type History, type Holder } from "./history.ts";
 import { createRegistry, type Registry } from "./registry.ts";
+import { runInSlices, type SliceOptions } from "./slices.ts";
 
 export type Reconciler = {
   /** Brings changes in and acts on what they alter, at once. */
   apply(changes: readonly WorldChange[], cause: Cause): void;
+  /** The same for very many, in slices: nothing is done before all of it is decided; what is applied meanwhile comes after it. `done`: acted on. */
+  applyInSlices(changes: readonly WorldChange[], cause: Cause, done: () => void): void;
   /** Reads the in-use facts again of what was vetoed, and sees to claims that came to rest in the wrong place. */
   audit(): Promise<void>;
   /** Forgives, and tries the claims of an entry again. */
@@ -50,12 +53,16 @@ export type ReconcilerEvents = {
   impostor(quarantine: Quarantine, was: string): void;
 };
 
+/** Small enough for one step to be short, whatever the changes are. */
+const CHANGES_A_STEP = 8;
+
 const BECAUSE_RETRY: Cause = { kind: "retry", file: null, commit: null };
 
 export function createReconciler(
   contracts: Pick<Contracts, "host" | "domains" | "clock" | "random" | "log">,
   timings: Timings,
   events: ReconcilerEvents,
+  defer: SliceOptions["defer"],
 ): Reconciler {
   const planner = createPlanner();
   const registry = createRegistry();
@@ -149,6 +156,28 @@ export function createReconciler(
   function apply(changes: readonly WorldChange[], cause: Cause): void {
     queue.push(...changes);
     if (working) return;
+    for (const _ of work(cause, Number.POSITIVE_INFINITY));
+    if (queue.length > 0) apply([], cause);
+  }
+  function applyInSlices(changes: readonly WorldChange[], cause: Cause, done: () => void): void {
+    queue.push(...changes);
+    runInSlices(work(cause, CHANGES_A_STEP), { clock: contracts.clock, sliceMs: timings.sliceMs, defer }, () => {
+      if (queue.length > 0) apply([], cause);
+      done();
+    });
+  }
+
+  /** What is queued, and what is queued meanwhile. */
+  function* batches(most: number): Generator<readonly WorldChange[]> {
+    while (queue.length > 0) {
+      const all = queue;
+      queue = [];
+      for (let from = 0; from < all.length; from += most) yield all.slice(from, from + most);
+    }
+  }
+
+  /** Works on what is queued, and on what is queued meanwhile; yields where it may be interrupted. @param most - changes planned in one step */
+  function* work(cause: Cause, most: number): Generator<void> {
     working = true;
     try {
       const orphans = new Map<string, OrphanPlan | null>();
@@ -156,9 +185,7 @@ export function createReconciler(
       const domains = new Map<string, DomainPlan | null>();
       const touched: WorldChange[] = [];
       const edited: ClaimId[] = [];
-      while (queue.length > 0) {
-        const batch = queue;
-        queue = [];
+      for (const batch of batches(most)) {
         const counted = batch.flatMap((change) => (change.kind === "host" ? [...countHost(change), change] : [change]));
         touched.push(...counted);
         for (const change of batch) if (change.kind === "forced") edited.push(...editedEntries(change));
@@ -167,19 +194,19 @@ export function createReconciler(
         for (const [id, plan] of delta.claims) claims.set(id, plan);
         for (const [name, plan] of delta.domains) domains.set(name, plan);
         for (const [id, plan] of delta.claims) if (plan !== null) countClaim(id, plan);
+        yield;
       }
-      for (const [id, plan] of claims) registry.set(id, plan);
-      for (const [id, plan] of orphans) registry.setOrphan(id, plan);
-      for (const [name, plan] of domains) registry.setDomain(name, plan);
-      dispatch(orphans, claims);
+      for (const [id, plan] of claims) yield registry.set(id, plan);
+      for (const [id, plan] of orphans) yield registry.setOrphan(id, plan);
+      for (const [name, plan] of domains) yield registry.setDomain(name, plan);
+      yield* dispatch(orphans, claims);
       for (const one of edited) for (const id of registry.ofEntry(one)) runner.retry(id);
-      for (const [id, plan] of claims) events.claim(id, plan, cause);
-      for (const [name, plan] of domains) events.domain(name, plan);
-      for (const change of touched) tellTouched(change);
+      for (const [id, plan] of claims) yield events.claim(id, plan, cause);
+      for (const [name, plan] of domains) yield events.domain(name, plan);
+      for (const change of touched) yield tellTouched(change);
     } finally {
       working = false;
     }
-    if (queue.length > 0) apply([], cause);
   }
 
   /** Entries that a person has edited: what was held against them is forgiven, and what needed a person is tried again. */
@@ -210,10 +237,11 @@ export function createReconciler(
   };
 
   /** Objects in the way first, then what moves away, then what comes: commands go out in this order. */
-  const dispatch = (orphans: ReadonlyMap<string, OrphanPlan | null>, claims: ReadonlyMap<ClaimId, ClaimPlan | null>): void => {
+  function* dispatch(orphans: ReadonlyMap<string, OrphanPlan | null>, claims: ReadonlyMap<ClaimId, ClaimPlan | null>): Generator<void> {
     for (const [id, orphan] of orphans) {
       if (orphan === null) runner.forget(id);
       else runner.plan(id, orphan.live, orphan.target, orphan.at);
+      yield;
     }
     const coming: ClaimPlan[] = [];
     for (const [id, plan] of claims) {
@@ -223,9 +251,10 @@ export function createReconciler(
         restless.delete(id);
       } else if (plan.owned === null && plan.target !== null && plan.target !== "stay") coming.push(plan);
       else runner.plan(id, plan.live, plan.target, plan.owned);
+      yield;
     }
-    for (const plan of coming) runner.plan(plan.id, plan.live, plan.target, plan.owned);
-  };
+    for (const plan of coming) yield runner.plan(plan.id, plan.live, plan.target, plan.owned);
+  }
 
   const tellTouched = (change: WorldChange): void => {
     if (change.kind === "host") {
@@ -256,6 +285,7 @@ export function createReconciler(
 
   return {
     apply,
+    applyInSlices,
     async audit() {
       const vetoed = [...planner.world.host.values()].filter((device) => planner.world.vetoes.has(instanceOf(device)));
       for (const device of vetoed) await review(device);

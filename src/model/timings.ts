@@ -19,6 +19,8 @@ export type Timings = {
   readonly reconnectMaxMs: number;
   /** Full listing of every domain and re-read of the host; the one slow timer (product.md §8). */
   readonly auditMs: number;
+  /** Long work lets the event loop have its turn after so long; half a dozen of these are the longest pause (product.md §8). */
+  readonly sliceMs: number;
   /** Interfaces come a moment after the node: re-read after 1, 2, 4 … ms until complete, this long at most. */
   readonly hostSettleMs: number;
   /** More than this many disconnects of one claim within the window is Flapping, until it has stayed for the hold-off. */
@@ -52,6 +54,7 @@ export const defaultTimings: Timings = {
   reconnectBaseMs: 50,
   reconnectMaxMs: 5_000,
   auditMs: 30_000,
+  sliceMs: 8,
   hostSettleMs: 500,
   flapWindowMs: 10_000,
   flapCount: 10,

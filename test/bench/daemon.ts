@@ -1,6 +1,6 @@
 /** The daemon, the very same that `plugherd run` starts, in a process of its own. */
 import { spawn } from "node:child_process";
-import { openSync, readFileSync } from "node:fs";
+import { mkdirSync, openSync, readFileSync } from "node:fs";
 import { get } from "node:http";
 import { join, resolve } from "node:path";
 import { type Child, createChild, nowMs, sleep, until } from "./child.ts";
@@ -22,6 +22,11 @@ export type Daemon = {
 };
 export type ProbedDaemon = Daemon & { readonly probe: Child<ProbeHandlers>["ask"] };
 
+/** In a directory of its own: the daemon watches the one above. */
+const logOf = (root: string): string => {
+  mkdirSync(join(root, "log"), { recursive: true });
+  return join(root, "log", "daemon.log");
+};
 const main = resolve(process.env["PLUGHERD_BENCH_MAIN"] ?? "dist/interfaces/cli/main.js");
 const probe = new URL("./probe.js", import.meta.url).href;
 const argsOf = (root: string): string[] => [
@@ -45,7 +50,7 @@ const READY_MS = 120_000;
 /** Ready, with a probe in it. */
 export async function startProbed(root: string): Promise<ProbedDaemon> {
   const began = nowMs();
-  const log = openSync(join(root, "daemon.log"), "a");
+  const log = openSync(logOf(root), "a");
   const child = createChild<ProbeHandlers>(main, argsOf(root), {
     execArgv: [...NODE_ARGS, "--import", probe],
     stdio: ["ignore", log, log, "ipc"],
@@ -57,7 +62,7 @@ export async function startProbed(root: string): Promise<ProbedDaemon> {
 /** Ready, as any user starts it. */
 export async function startPlain(root: string): Promise<Daemon> {
   const began = nowMs();
-  const log = openSync(join(root, "daemon.log"), "a");
+  const log = openSync(logOf(root), "a");
   const child = spawn(process.execPath, [main, ...argsOf(root)], { stdio: ["ignore", log, log] });
   const ended = new Promise((done) => child.once("exit", done));
   await untilReady(root, child);
@@ -71,7 +76,7 @@ export async function startPlain(root: string): Promise<Daemon> {
 const untilReady = (root: string, child: { readonly exitCode: number | null }): Promise<void> =>
   until(
     async () => {
-      if (child.exitCode !== null) throw new Error(`the daemon ended: ${readFileSync(join(root, "daemon.log"), "utf8").slice(-2000)}`);
+      if (child.exitCode !== null) throw new Error(`the daemon ended: ${readFileSync(logOf(root), "utf8").slice(-2000)}`);
       return (await ask(root, "/readyz").catch(() => null))?.status === 200;
     },
     READY_MS,
