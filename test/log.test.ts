@@ -50,6 +50,18 @@ describe("log lines", () => {
     }
   });
 
+  test("a reader that stalls costs lines, not memory, and is told how many", () => {
+    const written: string[] = [];
+    const stream = { write: (text: string) => written.push(text), writableLength: 2 ** 20 + 1 };
+    const log = createLog({ level: "info", format: "text", stream });
+    log.info("one");
+    log.info("two");
+    expect(written).toEqual([]);
+    stream.writableLength = 0;
+    log.info("three");
+    expect(written).toEqual(["warn: log lines were lost: they were not read in time lines=2\n", "info: three\n"]);
+  });
+
   test("whatever is logged is one line, and nothing throws", () => {
     fc.assert(
       fc.property(

@@ -10,7 +10,7 @@ export const LOG_FORMATS: readonly LogFormat[] = ["json", "text"];
 export type LogOptions = {
   readonly level: LogLevel;
   readonly format: LogFormat;
-  readonly stream: { write(text: string): unknown };
+  readonly stream: { write(text: string): unknown /** Bytes that its reader has not taken yet. */; readonly writableLength?: number };
 };
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -20,6 +20,8 @@ const SECRET = /token|password|secret|authorization|cookie/i;
 const MOST_CHARACTERS = 1_000;
 const MOST_ENTRIES = 50;
 const MOST_DEPTH = 4;
+/** While more bytes than this wait for whoever reads the log, lines are dropped and counted. */
+const MOST_WAITING = 1024 * 1024;
 /** C0 and C1 controls, bidirectional marks, line separators: what could forge a line or drive a terminal. */
 const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
@@ -55,7 +57,15 @@ const pair = ([key, value]: readonly [string, unknown]): string => {
  * JSON lines carry `time` (RFC 3339), `level` (a word), `msg`, and `fields`.
  */
 export function createLog({ level, format, stream }: LogOptions): Log {
+  let lost = 0;
   const write = (text: string): void => {
+    if ((stream.writableLength ?? 0) > MOST_WAITING) {
+      lost += 1;
+      return;
+    }
+    const lines = lost;
+    lost = 0;
+    if (lines > 0) say("warn")("log lines were lost: they were not read in time", { lines });
     try {
       stream.write(text);
     } catch {
