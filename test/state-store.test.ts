@@ -1,7 +1,7 @@
 /** `--state`: what is saved is read back; whatever ends the process leaves the old or the new; what is bad costs only itself. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -134,11 +134,23 @@ describe("what is bad is kept aside, and told; the rest is in force", () => {
     expect(readFileSync(`${path()}.bad-9`, "utf8")).toBe("11");
   });
 
-  test("what a write that was cut off left is cleared away", async () => {
+  test("what a write that was cut off left is written over; loading leaves it, for it may be another daemon's that is at it", async () => {
     await save(full);
     writeFileSync(join(state(), `.${STATE_FILE}.tmp`), "half");
     expect(await load()).toEqual(full);
+    expect(readdirSync(state())).toHaveLength(2);
+    await save(full);
     expect(readdirSync(state())).toEqual([STATE_FILE]);
+  });
+
+  test("a link in the place of what is written first is not followed", async () => {
+    const precious = join(dir, "precious");
+    writeFileSync(precious, "precious");
+    mkdirSync(state());
+    symlinkSync(precious, join(state(), `.${STATE_FILE}.tmp`));
+    await save(full);
+    expect(readFileSync(precious, "utf8")).toBe("precious");
+    expect(said.join("\n")).toContain("could not be saved");
   });
 });
 

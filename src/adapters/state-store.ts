@@ -2,7 +2,8 @@
  * `--state`: what plugherd intends, over restarts (model/intentions.ts), as one JSON file. Written beside, synced and renamed into place, so
  * that whatever ends the process leaves the old or the new. What cannot be read is kept aside, told, and does not stop the start.
  */
-import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { constants } from "node:fs";
+import { mkdir, open, readFile, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { ActionError } from "../model/action.ts";
 import type { IntentionStore, Log } from "../model/contracts.ts";
@@ -16,6 +17,8 @@ export const STATE_FILE = "intentions.json";
 const VERSION = 1;
 const MAX_BYTES = 256 * 1024 * 1024;
 const MAX_KEPT_ASIDE = 9;
+/** What a write that was cut off left is written over; a link that somebody put in its place is not followed. */
+const FRESH = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW;
 
 export type StateStore = IntentionStore & {
   /** Resolves once everything that was saved is on disk, or has failed to get there. */
@@ -30,7 +33,7 @@ export function createStateStore({ dir, log }: { readonly dir: string; readonly 
 
   const write = async (intentions: Intentions): Promise<void> => {
     await mkdir(dir, { recursive: true, mode: 0o700 });
-    const file = await open(temporary, "w", 0o600);
+    const file = await open(temporary, FRESH, 0o600);
     try {
       await file.writeFile(JSON.stringify({ version: VERSION, ...intentions }));
       await file.sync();
@@ -59,7 +62,6 @@ export function createStateStore({ dir, log }: { readonly dir: string; readonly 
     async load() {
       try {
         await mkdir(dir, { recursive: true, mode: 0o700 });
-        await rm(temporary, { force: true });
         const size = await stat(path).then(
           (stats) => stats.size,
           (cause: unknown) => (codeOf(cause) === "ENOENT" ? null : Promise.reject(cause)),
