@@ -1,5 +1,5 @@
 /** The live API over real sockets: every message against specs/live-api.schema.json, resuming, slow clients, tokens, hostile input. */
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer as createHttpServer, type IncomingHttpHeaders, request } from "node:http";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -551,7 +551,9 @@ describe("TCP", () => {
     const [first, second] = await Promise.all([loadTokens(state, {}), loadTokens(state, {})]);
     expect(first).toEqual(second);
     expect(first).toEqual(await loadTokens(state, {}));
+    expect(statSync(state).mode & 0o777).toBe(0o700);
     expect(statSync(join(state, "api-token")).mode & 0o777).toBe(0o600);
+    expect(readdirSync(state)).toEqual(["api-token", "api-token-read"]);
     expect(await loadTokens(state, { operator: "short" })).toMatchObject({ ok: false });
     writeFileSync(join(state, "api-token"), "x y\n");
     chmodSync(join(state, "api-token"), 0o600);

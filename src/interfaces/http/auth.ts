@@ -1,6 +1,6 @@
 /** Who may do what over the live API. The unix socket is guarded by its file mode; TCP by tokens, the Host and the Origin header. */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
-import { link, mkdir, open, readFile, unlink } from "node:fs/promises";
+import { link, mkdir, readFile, unlink, writeFile } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
 import { join } from "node:path";
 import { err, ok, type Result } from "../../model/result.ts";
@@ -103,15 +103,14 @@ async function ownToken(path: string): Promise<Result<string, string>> {
   if (there !== null) return there;
   const draft = `${path}.${randomBytes(6).toString("hex")}`;
   try {
-    const file = await open(draft, "wx", 0o600);
-    await file.writeFile(`${randomBytes(32).toString("base64url")}\n`);
-    await file.close();
+    await writeFile(draft, `${randomBytes(32).toString("base64url")}\n`, { flag: "wx", mode: 0o600 });
     await link(draft, path).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code !== "EEXIST") throw cause;
     });
-    await unlink(draft);
   } catch (cause) {
     return err(`${path} cannot be written: ${(cause as Error).message}`);
+  } finally {
+    await unlink(draft).catch(() => undefined);
   }
   return (await read()) ?? err(`${path} vanished`);
 }
@@ -121,7 +120,7 @@ export async function loadTokens(state: string, configured: Partial<Tokens>): Pr
   for (const [role, token] of Object.entries(configured))
     if (!TOKEN.test(token)) return err(`the ${role} token that is configured does not fit; it takes 16 to 256 letters, digits, . _ ~ -`);
   try {
-    await mkdir(state, { recursive: true, mode: 0o750 });
+    await mkdir(state, { recursive: true, mode: 0o700 });
   } catch (cause) {
     return err(`${state} cannot be made: ${(cause as Error).message}`);
   }
