@@ -155,6 +155,25 @@ describe("run", () => {
       err: `plugherd: ${config}:1: there is no setting "spec"; did you mean specs?\n`,
     });
     expect((await run(["run", "--config", join(dir, "none.yaml")])).code).toBe(5);
+    writeFileSync(config, 'specs: "/x\\0y"\n');
+    expect((await run(["run", "--config", config])).code).toBe(2);
+    expect(await run(["run", "--qmp-listen", ""])).toMatchObject({
+      code: 2,
+      err: expect.stringContaining("--qmp-listen is empty") as string,
+    });
+  });
+
+  test("goes on when nobody reads its log any more", async () => {
+    const daemon = start(["run", ...options()]);
+    await started(daemon);
+    daemon.child.stderr?.destroy();
+    mkdirSync(join(dir, "specs"), { recursive: true });
+    // A policy that is bad is told in the log.
+    writeFileSync(join(dir, "policy.yaml"), "bad: [");
+    await eventually(async () => (await run(["describe", "--api", api()])).out.includes("InvalidPolicy"), { timeoutMs: 20_000 });
+    daemon.child.kill("SIGTERM");
+    expect(await daemon.ended).toBe(0);
+    expect(daemon.child.signalCode).toBe(null);
   });
 
   test("a reader that stops reading is no error", async () => {

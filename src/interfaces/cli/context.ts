@@ -32,7 +32,7 @@ export type ListOptions = CommonOptions & {
 /** `--api` and `--debug`, which every command takes. */
 export const common = (command: Command, { io }: Context): Command =>
   command
-    .addOption(new Option("--api <path>", "the daemon's socket (PLUGHERD_API)").default(io.env["PLUGHERD_API"] ?? DEFAULT_API))
+    .addOption(new Option("--api <path>", "the daemon's socket (PLUGHERD_API)").default(io.env["PLUGHERD_API"] || DEFAULT_API))
     .option("--debug", "show where in the program an error comes from");
 
 export const api = ({ api: socket }: CommonOptions): Api => createApi(socket);

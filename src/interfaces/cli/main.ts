@@ -18,9 +18,10 @@ const io: Io = {
   },
 };
 
-// Whoever reads us may stop reading (`| head`): that is no error.
-for (const stream of [process.stdout, process.stderr])
-  stream.on("error", (cause: NodeJS.ErrnoException) => process.exit(cause.code === "EPIPE" ? EXIT.ok : EXIT.bug));
+// Whoever reads what we print may stop reading (`| head`): that is no error.
+process.stdout.on("error", (cause: NodeJS.ErrnoException) => process.exit(cause.code === "EPIPE" ? EXIT.ok : EXIT.bug));
+// Whoever reads the log may, too, and the daemon goes on.
+process.stderr.on("error", () => undefined);
 
 const bug = (cause: unknown): void => {
   const { message, stack } = cause instanceof Error ? cause : new Error(String(cause));

@@ -53,7 +53,7 @@ function readConfigFile(path: string): Result<Readonly<Record<string, string>>, 
       );
     }
     if (setting === null) continue;
-    if (typeof setting !== "string" || setting === "") return bad(`${key} takes a text`);
+    if (typeof setting !== "string" || setting === "" || setting.includes("\0")) return bad(`${key} takes a text`);
     found[key] = setting;
   }
   return ok(found);
@@ -73,6 +73,8 @@ export function readRunConfig(
   given: Readonly<Record<string, string | undefined>>,
   env: Readonly<Record<string, string | undefined>>,
 ): Result<RunConfig, Failure> {
+  const empty = Object.keys(given).find((key) => given[key] === "");
+  if (empty !== undefined) return err(usage(`--${kebab(empty)} is empty.`, "Give it a value, or leave it out."));
   const config = given["config"] ?? (env["PLUGHERD_CONFIG"] || undefined);
   const file = config === undefined ? ok({} as Readonly<Record<string, string>>) : readConfigFile(config);
   if (!file.ok) return file;
