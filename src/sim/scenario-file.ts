@@ -34,7 +34,6 @@ export type Operation = NonNullable<ReturnType<typeof operation>>;
 export type Fault = NonNullable<ReturnType<typeof fault>>;
 
 type Verbs = typeof verbs;
-type VerbName = keyof Verbs | "repeat";
 /** One step: a verb of the world with its value. `atMs`: when, on the scenario's own clock; null: as soon as the step before is done. */
 export type Step = { readonly atMs: number | null; readonly say: string | null; readonly where: string } & (
   | { [V in keyof Verbs]: { readonly verb: V; readonly value: NonNullable<ReturnType<Verbs[V]>> } }[keyof Verbs]
