@@ -109,6 +109,22 @@ describe("what is read", () => {
     });
   });
 
+  test("a few directories whose links to each other make an endless tree are not read at all, and it is said why", async () => {
+    for (let i = 0; i < 30; i += 1) {
+      mkdirSync(join(specs, String(i)), { recursive: true });
+      for (const name of ["a", "b"]) symlinkSync(`../${String(i + 1)}`, join(specs, String(i), name));
+    }
+    put("a.yaml", yaml("a"));
+    watch();
+    await eventually(() => now().directory === "unreadable");
+    expect(tree()).toEqual({});
+    expect(errors.splice(0)).toEqual([expect.stringContaining("more than 4096 directories") as string]);
+    rmSync(join(specs, "15"), { recursive: true });
+    rmSync(join(specs, "7"), { recursive: true });
+    rmSync(join(specs, "22"), { recursive: true });
+    await becomes({ "a.yaml": "a" });
+  });
+
   test("a pipe, a directory of such a name and a file that is too big are told, and nothing waits for them", async () => {
     mkdirSync(join(specs, "dir.yaml"), { recursive: true });
     execFileSync("mkfifo", [join(specs, "pipe.yaml")]);

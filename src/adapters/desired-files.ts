@@ -50,6 +50,8 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
   /** Since when git has been writing to the tree; null: it is not. */
   let gitSince: number | null = null;
   let lastEvent = Number.NEGATIVE_INFINITY;
+  /** As it was told last. */
+  let excess: string | null = null;
   let stopped = false;
 
   const relevant = ({ dir: where, name, kind }: DirEvent): boolean => {
@@ -89,6 +91,9 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
       tree = await scanTree(dir);
     }
     if (stopped) return;
+    if (tree.excess !== null && tree.excess !== excess)
+      log.error(`the desired state is not read: the directory holds ${tree.excess}; what was in force stays`, { dir });
+    excess = tree.excess;
     const read = await readChanged(tree, before);
     // A write that came before our read has its event in the queue by now: let it in before what was read counts.
     await new Promise((resolve) => setImmediate(resolve));

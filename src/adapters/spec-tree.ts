@@ -7,7 +7,10 @@ import type { TreeReading } from "../model/desired.ts";
 import { codeOf, followPath } from "./follow-path.ts";
 import { MAX_BYTES } from "./yaml-document.ts";
 
+/** A tree with more is not read at all: half of it would look as if the other half had vanished. */
 const MAX_FILES = 20_000;
+/** Each counts as often as it is reached: symlinks to directories that hold symlinks to directories make endless trees of few. */
+const MAX_DIRECTORIES = 4096;
 const MAX_DEPTH = 32;
 const BATCH = 64;
 
@@ -23,6 +26,8 @@ export type SpecFile = {
 };
 export type SpecTree = {
   readonly directory: TreeReading["directory"];
+  /** Where the directory is unreadable because there is too much in it: in words. */
+  readonly excess: string | null;
   /** By path relative to the root. A text: why it cannot be read. A directory that cannot be read stands here too. */
   readonly files: ReadonlyMap<string, SpecFile | string>;
   /** Real directories to watch: identity, which names in it matter, and whether all that belong to a tree do. */
@@ -43,6 +48,8 @@ export const reasonOf = (code: string): string => REASONS[code] ?? code;
 export async function scanTree(root: string): Promise<SpecTree> {
   const files = new Map<string, SpecFile | string>();
   const watch = new Map<string, { identity: string; names: Set<string>; all: boolean }>();
+  let entered = 0;
+  let excess: string | null = null;
   /** @param name - null: all of the tree's */
   const note = async (dir: string, name: string | null): Promise<void> => {
     if (!watch.has(dir)) {
@@ -57,8 +64,13 @@ export async function scanTree(root: string): Promise<SpecTree> {
   };
 
   const walk = async (dir: string, path: string, above: readonly string[], placed: string | null): Promise<void> => {
-    if (above.includes(dir)) return;
+    if (above.includes(dir) || excess !== null) return;
     if (above.length > MAX_DEPTH) return void files.set(path, `more than ${String(MAX_DEPTH)} directories deep; nothing below it is read`);
+    entered += 1;
+    if (entered > MAX_DIRECTORIES) {
+      excess = `more than ${String(MAX_DIRECTORIES)} directories, those behind symlinks counted`;
+      return;
+    }
     await note(dir, null);
     const names = await readdir(dir, { withFileTypes: true });
     const seen = names.filter(({ name }) => !name.startsWith(".")).sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -94,7 +106,8 @@ export async function scanTree(root: string): Promise<SpecTree> {
   };
 
   const look = async (real: string, path: string, placed: string | null): Promise<void> => {
-    if (files.size >= MAX_FILES) return void files.set("", `more than ${String(MAX_FILES)} files; the rest is not read`);
+    if (files.size >= MAX_FILES) excess = `more than ${String(MAX_FILES)} files`;
+    if (excess !== null) return;
     try {
       const stats = await stat(real, { bigint: true });
       if (!stats.isFile()) files.set(path, "it is no regular file");
@@ -108,12 +121,12 @@ export async function scanTree(root: string): Promise<SpecTree> {
   const { real, code, hinges } = await followPath(root);
   for (const hinge of hinges) await note(hinge.dir, hinge.name);
   for (const hinge of await ancestorsOf(real ?? hinges.at(-1)?.dir ?? "/")) await note(hinge.dir, hinge.name);
-  if (real === null) return { directory: code === "ENOENT" ? "missing" : "unreadable", files, watch };
+  if (real === null) return { directory: code === "ENOENT" ? "missing" : "unreadable", excess, files, watch };
   try {
     await walk(real, "", [], hinges.length > 0 ? `-> ${real}` : await moveOf(real));
-    return { directory: "present", files, watch };
+    return excess === null ? { directory: "present", excess, files, watch } : { directory: "unreadable", excess, files: new Map(), watch };
   } catch (cause) {
-    return { directory: codeOf(cause) === "ENOENT" ? "missing" : "unreadable", files: new Map(), watch };
+    return { directory: codeOf(cause) === "ENOENT" ? "missing" : "unreadable", excess, files: new Map(), watch };
   }
 }
 

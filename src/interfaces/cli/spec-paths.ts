@@ -1,58 +1,49 @@
-/** Files that a person names to `plan` and `validate`: found as the daemon finds them in its directory (product.md §2, Reading). */
-import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
-import { join, relative } from "node:path";
-import { isSpecName } from "../../adapters/spec-tree.ts";
+/** Files that a person names to `plan` and `validate`: found and read as the daemon finds them in its directory (product.md §2, Reading). */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { readBytes, scanTree } from "../../adapters/spec-tree.ts";
 import { err, ok, type Result } from "../../model/result.ts";
 import { type Failure, usage } from "./io.ts";
 
 export type SpecBytes = { readonly name: string; readonly bytes: Uint8Array };
+/** `within`: its path below the directory that was named; `file`: where it is. */
+type Found = { readonly within: string; readonly file: string };
 
-const MOST_FILES = 20_000;
-/** Far above what a file of desired state may hold, which its reader says; this only keeps a disk image out. */
-const MOST_BYTES = 16 * 1024 * 1024;
-const MOST_DEPTH = 32;
-
-/** Every spec file below a directory, at any depth; symlinks are followed, but no circle of them. */
-function below(dir: string, visited: ReadonlySet<string>, depth: number): string[] {
-  const real = realpathSync(dir);
-  if (visited.has(real) || depth > MOST_DEPTH) return [];
-  const seen = new Set([...visited, real]);
-  return readdirSync(dir)
-    .filter((name) => !name.startsWith("."))
-    .sort()
-    .flatMap((name) => {
-      const path = join(dir, name);
-      const stats = statSync(path, { throwIfNoEntry: false });
-      if (stats === undefined) return [];
-      return stats.isDirectory() ? below(path, seen, depth + 1) : stats.isFile() && isSpecName(name) ? [path] : [];
-    });
+/** What is in a directory, in order; null: it is none. */
+async function filesBelow(path: string): Promise<Result<readonly Found[], Failure> | null> {
+  const stats = await stat(path).catch((cause: NodeJS.ErrnoException) => cause);
+  if (stats instanceof Error)
+    return err(usage(stats.code === "ENOENT" ? `There is no file or directory ${path}.` : `${path} cannot be read: ${stats.message}.`));
+  if (!stats.isDirectory()) return null;
+  const { directory, excess, files } = await scanTree(path);
+  if (excess !== null) return err(usage(`${path} holds ${excess}.`, "Name the files that you mean."));
+  if (directory !== "present") return err(usage(`${path} cannot be read.`));
+  const found: Found[] = [];
+  for (const [within, file] of files) {
+    if (typeof file === "string") return err(usage(`${join(path, within)} cannot be read: ${file}.`));
+    found.push({ within, file: file.real });
+  }
+  return ok(found.sort((a, b) => (a.within < b.within ? -1 : 1)));
 }
 
 /**
  * A file is read whatever it is called. `name` is the path as a person would find it again.
  * @param under - `name` is relative to the directory that was given, as in the daemon's tree
  */
-export function readSpecFiles(
+export async function readSpecFiles(
   paths: readonly string[],
   { under = false }: { readonly under?: boolean } = {},
-): Result<readonly SpecBytes[], Failure> {
-  const found = new Map<string, Uint8Array>();
+): Promise<Result<readonly SpecBytes[], Failure>> {
+  const read = new Map<string, Uint8Array>();
   for (const path of paths) {
-    try {
-      const isDirectory = statSync(path).isDirectory();
-      for (const file of isDirectory ? below(path, new Set(), 0) : [path]) {
-        const name = under && isDirectory ? relative(path, file) : file;
-        const stats = statSync(file);
-        if (!stats.isFile() || stats.size > MOST_BYTES)
-          return err(usage(`${file} is no file of desired state.`, "Name YAML or JSON files, or directories of them."));
-        if (found.size >= MOST_FILES)
-          return err(usage(`${path} holds more than ${String(MOST_FILES)} files.`, "Name the ones that you mean."));
-        found.set(name, readFileSync(file));
-      }
-    } catch (cause) {
-      const { code, message } = cause as NodeJS.ErrnoException;
-      return err(usage(code === "ENOENT" ? `There is no file or directory ${path}.` : `${path} cannot be read: ${message}.`));
+    const below = await filesBelow(path);
+    if (below?.ok === false) return below;
+    for (const { within, file } of below?.value ?? [{ within: "", file: path }]) {
+      const name = below === null ? path : under ? within : join(path, within);
+      const content = await readBytes(file);
+      if (typeof content === "string") return err(usage(`${name} cannot be read: ${content}.`));
+      read.set(name, content.bytes);
     }
   }
-  return ok([...found].map(([name, bytes]) => ({ name, bytes })));
+  return ok([...read].map(([name, bytes]) => ({ name, bytes })));
 }

@@ -43,7 +43,7 @@ export function addPlan(program: Command, context: Context): void {
     .argument("[PATH...]", "files or directories of desired state")
     .action(
       does(async (paths: readonly string[], options: Options): Promise<Done> => {
-        const files = paths.length === 0 ? ok(null) : readSpecFiles(paths, { under: true });
+        const files = paths.length === 0 ? ok(null) : await readSpecFiles(paths, { under: true });
         if (!files.ok) return files;
         const answer = await api(options).post("/api/v1/plan", {
           files: files.value?.map(({ name, bytes }) => ({ name, text: Buffer.from(bytes).toString("utf8") })) ?? null,

@@ -34,7 +34,7 @@ export function addValidate(program: Command, context: Context): void {
       does(async (paths: readonly string[], options: Options): Promise<Done> => {
         // With the schema checker that it needs: loaded for this command only.
         const reading = await import("../../../adapters/spec-reading.ts");
-        const files = readSpecFiles(paths);
+        const files = await readSpecFiles(paths);
         if (!files.ok) return files;
         if (files.value.length === 0)
           return err(
