@@ -1,26 +1,12 @@
 /** `validate PATH… [--strict]`: desired state and policy, as the daemon would read them, without a daemon. */
 import type { Command } from "commander";
-import type * as Reading from "../../../adapters/spec-reading.ts";
-import type { FileReading, Problem } from "../../../model/desired.ts";
 import { err, ok } from "../../../model/result.ts";
-import { checkTree } from "../../../model/tree-check.ts";
 import { type CommonOptions, type Context, common, output } from "../context.ts";
 import { type Done, EXIT, usage } from "../io.ts";
 import { type Format, renderJson, renderYaml, shown } from "../render.ts";
-import { readSpecFiles, type SpecBytes } from "../spec-paths.ts";
+import { readSpecFiles } from "../spec-paths.ts";
 
 type Options = CommonOptions & { readonly output: Format; readonly strict?: true };
-
-const readingOf = ({ problems, names, domains }: Reading.SpecText): FileReading =>
-  problems.some(({ severity }) => severity === "error") ? { kind: "bad", problems, names } : { kind: "read", domains, warnings: problems };
-
-/** Every problem of every file, each by itself and of them together. */
-function problemsOf(files: readonly SpecBytes[], { readSpec }: Pick<typeof Reading, "readSpec">): readonly Problem[] {
-  const readings = new Map(files.map(({ name, bytes }) => [name, readingOf(readSpec(name, bytes, ["Domain", "HostPolicy"]))]));
-  return [...checkTree(readings).values()].flatMap((reading) =>
-    reading.kind === "bad" ? reading.problems : reading.kind === "read" ? reading.warnings : [],
-  );
-}
 
 const counted = (count: number, what: string): string => `${String(count)} ${what}${count === 1 ? "" : "s"}`;
 
@@ -32,8 +18,11 @@ export function addValidate(program: Command, context: Context): void {
     .option("--strict", "warnings count: exit 1")
     .action(
       does(async (paths: readonly string[], options: Options): Promise<Done> => {
-        // With the schema checker that it needs: loaded for this command only.
-        const reading = await import("../../../adapters/spec-reading.ts");
+        // With the schema checker that they need: loaded for this command only.
+        const [{ checkTexts }, { formatProblem }] = await Promise.all([
+          import("../../../adapters/read-paths.ts"),
+          import("../../../adapters/spec-reading.ts"),
+        ]);
         const files = await readSpecFiles(paths);
         if (!files.ok) return files;
         if (files.value.length === 0)
@@ -43,13 +32,13 @@ export function addValidate(program: Command, context: Context): void {
               "Files end in .yaml, .yml or .json, and do not begin with a dot.",
             ),
           );
-        const problems = problemsOf(files.value, reading);
+        const { problems } = checkTexts(files.value.map(({ name, bytes }) => ({ name, text: bytes })));
         const errors = problems.filter(({ severity }) => severity === "error").length;
         const warnings = problems.length - errors;
         if (options.output === "json") io.stdout.write(renderJson(problems));
         else if (options.output === "yaml") io.stdout.write(renderYaml(problems));
         else {
-          for (const problem of problems) io.stderr.write(`${shown(reading.formatProblem(problem), 4_096)}\n`);
+          for (const problem of problems) io.stderr.write(`${shown(formatProblem(problem), 4_096)}\n`);
           const verdict = errors > 0 ? counted(errors, "error") : warnings > 0 ? "valid" : "all valid";
           io.stdout.write(`${counted(files.value.length, "file")}: ${verdict}${warnings > 0 ? `, ${counted(warnings, "warning")}` : ""}\n`);
         }
