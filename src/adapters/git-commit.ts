@@ -1,6 +1,7 @@
 /** The commit of the git checkout that a directory lies in, read from its files; no git process, no object is opened. */
-import { open, readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { readStart } from "./bounded-read.ts";
 
 const ABBREVIATED = 12;
 const MAX_PACKED_BYTES = 16 * 1024 * 1024;
@@ -34,19 +35,10 @@ const exists = (path: string): Promise<boolean> =>
     () => false,
   );
 
-/** Null: missing, not readable, too big. */
+/** The file's beginning; null: missing or not readable. A pipe that is called `.git` is not waited for. */
 async function text(path: string, limit = 4096): Promise<string | null> {
-  try {
-    const file = await open(path, "r");
-    try {
-      const { size } = await file.stat();
-      return size > limit ? null : await readFile(file, "utf8");
-    } finally {
-      await file.close();
-    }
-  } catch {
-    return null;
-  }
+  const bytes = await readStart(path, limit);
+  return bytes === null ? null : new TextDecoder().decode(bytes);
 }
 
 /** `.git` is a directory, or a file that names one (worktrees, submodules). */
