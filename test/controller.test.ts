@@ -9,7 +9,7 @@ import type { DesiredDevice, DesiredDomain, TreeReading, UsbSelector } from "../
 import type { LiveDomain, LiveObject } from "../src/model/domain.ts";
 import { type HostDevice, type InUse, instanceOf } from "../src/model/hostdev.ts";
 import { type Intentions, noIntentions } from "../src/model/intentions.ts";
-import { openPolicy, type PolicyState } from "../src/model/policy.ts";
+import { openPolicy, type PolicyRule, type PolicyState } from "../src/model/policy.ts";
 import { err, ok } from "../src/model/result.ts";
 import { defaultTimings } from "../src/model/timings.ts";
 import { eventually } from "./support/eventually.ts";
@@ -180,10 +180,10 @@ class Rig {
     this.domains$.next({ kind: "domain", domain: domain(this.objects) });
   }
   file(...devices: DesiredDevice[]): void {
-    this.tree$.next({
-      directory: "present",
-      files: new Map([["win10.yaml", { kind: "read", domains: [spec(...devices)], warnings: [] }]]),
-    });
+    this.says(spec(...devices));
+  }
+  says(...domains: DesiredDomain[]): void {
+    this.tree$.next({ directory: "present", files: new Map([["win10.yaml", { kind: "read", domains, warnings: [] }]]) });
   }
   plug(device: HostDevice): void {
     this.host$.next({ kind: "device", busid: device.busid, device });
@@ -203,11 +203,22 @@ class Rig {
     const found = this.controller.view.snapshot().devices.find(({ name }) => name === device);
     return found === undefined ? "none" : `${found.phase}${found.reason === null ? "" : `/${found.reason}`}`;
   }
+  phases(): readonly string[] {
+    return this.controller.view.snapshot().devices.map(({ phase, reason }) => `${phase}${reason === null ? "" : `/${reason}`}`);
+  }
   until(phase: string, device?: string): Promise<void> {
     return eventually(() => expect(this.phase(device)).toBe(phase));
   }
 }
 const wanted = entry("stick", { vendor: "0781", product: "5581" });
+const allow = (lift: PolicyRule["lift"]): PolicyRule => ({
+  name: "lifted",
+  verdict: "allow",
+  match: { ...NOTHING, vendor: "0781" },
+  domain: null,
+  lift,
+  mark: { file: "policy.yaml", line: 1, column: 1 },
+});
 
 describe("start", () => {
   test("nothing is decided until host, files, policy and every monitor have reported", () => {
@@ -363,6 +374,61 @@ describe("life", () => {
     await rig.until("Denied/IdentityChanged");
     expect(rig.saved.quarantines).toHaveLength(1);
     await rig.controller.view.operate({ verb: "approve", what: "device", device: "stick", domain: "win10" });
+    await rig.until("Attached");
+  });
+
+  test("a second impostor within the time of the first is one as well, what was admitted is not", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], entry("stick", { port: "1-1" }));
+    await rig.until("Attached");
+    rig.unplug("1-1");
+    rig.plug({ ...stick(6), product: "beef" });
+    await rig.until("Denied/IdentityChanged");
+    rig.unplug("1-1");
+    rig.plug({ ...stick(7), product: "f00d" });
+    await rig.until("Denied/IdentityChanged");
+    rig.unplug("1-1");
+    rig.plug(stick(8));
+    await rig.until("Attached");
+  });
+
+  test("an impostor stays one when its interfaces become known", async () => {
+    const rig = new Rig();
+    rig.policy$.next({ kind: "valid", policy: { ...openPolicy, rules: [allow(["input"])] }, problems: [] });
+    rig.ready([stick(5)], entry("stick", { port: "1-1" }));
+    rig.policy$.next({ kind: "valid", policy: { ...openPolicy, rules: [allow(["input"])] }, problems: [] });
+    await rig.until("Attached");
+    rig.unplug("1-1");
+    rig.plug({ ...stick(6), product: "beef", interfaces: null });
+    await rig.until("Denied/IdentityChanged");
+    rig.plug({ ...stick(6), product: "beef" });
+    await rig.until("Denied/IdentityChanged");
+  });
+
+  test("of one entry several places can be quarantined; approving lets all of them in", async () => {
+    const rig = new Rig();
+    const two = [stick(5, "1-1.1"), stick(6, "1-1.2")];
+    rig.ready(two, { ...entry("stick", { under: "1-1" }), count: "all" });
+    await eventually(() => expect(rig.objects).toHaveLength(2));
+    for (const device of two) {
+      rig.unplug(device.busid);
+      rig.plug({ ...device, address: device.address + 2, inode: device.inode + 2, product: "beef" });
+    }
+    await eventually(() => expect(rig.phases()).toEqual(["Denied/IdentityChanged", "Denied/IdentityChanged"]));
+    expect(rig.saved.quarantines).toHaveLength(2);
+    await rig.controller.view.operate({ verb: "approve", what: "device", device: "stick", domain: "win10" });
+    await eventually(() => expect(rig.phases()).toEqual(["Attached", "Attached"]));
+  });
+
+  test("quick replugs of one of several are counted too", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], { ...wanted, count: "all" });
+    for (let address = 6; address < 20; address += 1) {
+      rig.unplug("1-1");
+      rig.plug(stick(address));
+    }
+    await eventually(() => expect(rig.phase()).toMatch(/^Flapping/));
+    rig.clock.increment(defaultTimings.flapHoldMs);
     await rig.until("Attached");
   });
 

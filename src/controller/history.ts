@@ -35,6 +35,8 @@ export type History = {
   forgiveEntry(domain: string, entry: string): void;
   /** The claim is no more. */
   forget(id: ClaimId): void;
+  /** No claim of the entry is any more. */
+  forgetEntry(domain: string, entry: string): void;
   stop(): void;
 };
 
@@ -64,6 +66,11 @@ export function createHistory(deps: {
     const { contested, flapping, reEnumerating } = record;
     deps.onFacts(id, contested || flapping || reEnumerating ? { contested, flapping, reEnumerating } : null);
   };
+  /** Few claims have a history at all. */
+  const ofEntry = (domain: string, entry: string): ClaimId[] => {
+    const one = claimId(domain, entry, null);
+    return [...records.keys()].filter((id) => id === one || id.startsWith(`${one}@`));
+  };
   const within = (times: readonly number[], windowMs: number): number[] => times.filter((time) => clock.now() - time < windowMs);
 
   return {
@@ -91,8 +98,11 @@ export function createHistory(deps: {
     came(device) {
       const departure = departures.get(device.busid);
       if (departure === undefined) return null;
-      departures.delete(device.busid);
-      if (clock.now() - departure.at > timings.identityMs || sameIdentity(departure.device, device)) return null;
+      if (clock.now() - departure.at > timings.identityMs || sameIdentity(departure.device, device)) {
+        departures.delete(device.busid);
+        return null;
+      }
+      // Kept: what comes there after the impostor, within the time, is held against what was admitted as well.
       return { holder: departure.holder, device, was: fingerprintOf(departure.device) };
     },
     won(id) {
@@ -126,9 +136,7 @@ export function createHistory(deps: {
       if (contested) tell(id, record);
     },
     forgiveEntry(domain, entry) {
-      // Few claims have a history at all.
-      const one = claimId(domain, entry, null);
-      for (const id of [...records.keys()]) if (id === one || id.startsWith(`${one}@`)) this.forgive(id);
+      for (const id of ofEntry(domain, entry)) this.forgive(id);
     },
     forget(id) {
       const record = records.get(id);
@@ -137,6 +145,9 @@ export function createHistory(deps: {
       alarms.clear(`away ${id}`);
       alarms.clear(`stay ${id}`);
       if (record.contested || record.flapping || record.reEnumerating) deps.onFacts(id, null);
+    },
+    forgetEntry(domain, entry) {
+      for (const id of ofEntry(domain, entry)) this.forget(id);
     },
     stop: () => alarms.stop(),
   };

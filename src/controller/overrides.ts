@@ -81,7 +81,9 @@ export function createOverrides(deps: {
       const message = `At ${quarantine.busid} it came back as something else: ${was} is now ${quarantine.fingerprint}.`;
       book.note({ domain, device, kind: "policy", reason: "IdentityChanged", message });
       if (policy.kind === "valid" && policy.policy.onIdentityChange === "report") return;
-      set({ quarantines: [...others(get().quarantines, domain, device), quarantine] });
+      const { busid } = quarantine;
+      const rest = get().quarantines.filter((one) => one.domain !== domain || one.device !== device || one.busid !== busid);
+      set({ quarantines: [...rest, quarantine] });
     },
     approve(domain, device) {
       const rest = others(get().quarantines, domain, device);

@@ -211,10 +211,25 @@ export function createReconciler(
 
   /** Entries that a person has edited: what was held against them is forgiven, and what needed a person is tried again. */
   const editedEntries = ({ name, domain }: WorldChange & { kind: "forced" }): ClaimId[] => {
-    const before = new Map(planner.world.forced.get(name)?.spec.devices.map((device) => [device.name, wordOf(device)]));
-    const entries = (domain?.spec.devices ?? []).filter((device) => before.has(device.name) && before.get(device.name) !== wordOf(device));
+    const before = new Map(planner.world.forced.get(name)?.spec.devices.map((device) => [device.name, device]));
+    const after = domain === null || domain.standing === "vanished" ? [] : domain.spec.devices;
+    const entries = after.filter((device) => {
+      const was = before.get(device.name);
+      return was !== undefined && wordOf(was) !== wordOf(device);
+    });
     for (const device of entries) history.forgiveEntry(name, device.name);
+    for (const { name: entry, count } of before.values())
+      if (!after.some((device) => device.name === entry && device.count === count)) history.forgetEntry(name, entry);
     return entries.map((device) => claimId(name, device.name, null));
+  };
+
+  /** A claim of `count: all` is no more while its device is away; what is counted of it goes on, as with any other. */
+  const comesBack = (id: ClaimId): boolean => {
+    const slash = id.indexOf("/");
+    const at = id.indexOf("@", slash);
+    const file = planner.world.forced.get(id.slice(0, slash));
+    if (at < 0 || file === undefined || file.standing === "vanished") return false;
+    return file.spec.devices.some(({ name, count }) => count === "all" && name === id.slice(slash + 1, at));
   };
 
   /** Compares with what was last told to the machine: an object that went without us was taken by somebody else. */
@@ -247,7 +262,7 @@ export function createReconciler(
     for (const [id, plan] of claims) {
       if (plan === null) {
         runner.forget(id);
-        history.forget(id);
+        if (!comesBack(id)) history.forget(id);
         restless.delete(id);
       } else if (plan.owned === null && plan.target !== null && plan.target !== "stay") coming.push(plan);
       else runner.plan(id, plan.live, plan.target, plan.owned);

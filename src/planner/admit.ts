@@ -36,9 +36,12 @@ const ruleMatches = (rule: PolicyRule, device: HostDevice): boolean =>
 
 function quarantineOf({ policy, device, domain, entry, quarantines }: AdmissionRequest): Quarantine | undefined {
   if (policy.onIdentityChange === "report") return undefined;
-  return quarantines.find(
-    (q) => q.domain === domain && q.device === entry && q.busid === device.busid && q.fingerprint === fingerprintOf(device),
-  );
+  // Interfaces that come to be known, or are not known this time, make no other device of it.
+  const print = fingerprintOf(device);
+  const bare = fingerprintOf({ ...device, interfaces: null });
+  const isIt = ({ fingerprint }: Quarantine): boolean =>
+    fingerprint === print || fingerprint === bare || (print === bare && fingerprint.startsWith(bare.slice(0, -1)));
+  return quarantines.find((q) => q.domain === domain && q.device === entry && q.busid === device.busid && isIt(q));
 }
 
 function denialOfRule(rule: PolicyRule, device: HostDevice): Denial {
