@@ -432,6 +432,17 @@ describe("life", () => {
     await rig.until("Attached");
   });
 
+  test("a paused domain is Ready, and what it has is not missing", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], { ...wanted, required: true });
+    await rig.until("Attached");
+    await rig.controller.view.operate({ verb: "pause", domain: "win10" });
+    await eventually(() => expect(rig.phase()).toMatch(/^Paused/));
+    expect(rig.controller.view.snapshot().domains[0]?.conditions).toMatchObject([{ type: "Ready", status: "True" }]);
+    rig.unplug("1-1");
+    expect(rig.controller.view.snapshot().domains[0]?.conditions).toMatchObject([{ type: "Ready", status: "False", reason: "DevicesMissing" }]);
+  });
+
   test("quick replugs are held off until the device stays", async () => {
     const rig = new Rig();
     rig.ready([stick(5)], wanted);

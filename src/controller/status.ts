@@ -99,22 +99,27 @@ const CONTENT: ReadonlySet<Phase> = new Set<Phase>(["Attached", "WaitingForHost"
 const BUSY: ReadonlySet<Phase> = new Set<Phase>(["Attaching", "Detaching", "BackingOff", "WaitingForFrontend", "Flapping"]);
 const NEEDS_PERSON: ReadonlySet<Phase> = new Set<Phase>(["Stalled", "Contested", "Denied", "Ambiguous", "Conflict"]);
 
-const truth = (value: boolean): "True" | "False" => (value ? "True" : "False");
-
 export function domainConditions(plan: DomainPlan, forced: ForcedDomain | undefined, claims: readonly ClaimStatus[]): Condition[] {
   const required = new Set(forced?.spec.devices.filter((device) => device.required).map((device) => device.name));
-  const missing = claims.filter((claim) => required.has(claim.name) && claim.phase !== "Attached");
+  const isThere = ({ phase, guest }: ClaimStatus): boolean => phase === "Attached" || (phase === "Paused" && guest?.attached === true);
+  const missing = claims.filter((claim) => required.has(claim.name) && !isThere(claim));
   const wrong = claims.filter((claim) => !CONTENT.has(claim.phase));
   const list = (of: readonly ClaimStatus[]): string =>
     of.map((claim) => `${claim.name} is ${claim.phase}${claim.reason === null ? "" : `/${claim.reason}`}`).join(", ");
+  const paused = plan.verdict?.phase === "Paused" ? plan.verdict : null;
   const ready: Condition =
-    plan.verdict !== null
+    plan.verdict !== null && paused === null
       ? { type: "Ready", status: "False", reason: plan.verdict.reason ?? plan.verdict.phase, message: plan.verdict.message }
       : missing.length > 0
         ? { type: "Ready", status: "False", reason: "DevicesMissing", message: `Required and not attached: ${list(missing)}.` }
         : wrong.length > 0
           ? { type: "Ready", status: "False", reason: wrong[0]?.phase ?? "", message: `${list(wrong)}.` }
-          : { type: "Ready", status: truth(true), reason: "AsDesired", message: "Every device is where it should be, or not on the host." };
+          : {
+              type: "Ready",
+              status: "True",
+              reason: paused?.reason ?? "AsDesired",
+              message: paused?.message ?? "Every device is where it should be, or not on the host.",
+            };
   const busy = claims.filter((claim) => BUSY.has(claim.phase));
   const stuck = claims.filter((claim) => NEEDS_PERSON.has(claim.phase));
   const invalid = forced !== undefined && (forced.standing === "last-good" || forced.standing === "held-back");
