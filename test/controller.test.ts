@@ -420,6 +420,22 @@ describe("life", () => {
     await eventually(() => expect(rig.phases()).toEqual(["Attached", "Attached"]));
   });
 
+  test("what is taken away while it is not wanted there is no contest", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], wanted);
+    await rig.until("Attached");
+    await rig.controller.view.operate({ verb: "pause", domain: "win10" });
+    for (let i = 0; i < 4; i += 1) {
+      rig.take(`/machine/peripheral/${deviceId(stick(5))}`);
+      rig.objects = [objectOf(stick(5), 1)];
+      rig.tell();
+    }
+    await rig.controller.view.operate({ verb: "resume", domain: "win10" });
+    await rig.until("Attached");
+    rig.take(`/machine/peripheral/${deviceId(stick(5))}`);
+    await rig.until("Attached");
+  });
+
   test("quick replugs of one of several are counted too", async () => {
     const rig = new Rig();
     rig.ready([stick(5)], { ...wanted, count: "all" });

@@ -240,7 +240,9 @@ export function createReconciler(
       history.forgive(id);
       return;
     }
-    if (before?.owned == null || plan.owned !== null || runner.isActing(id)) return;
+    // Where we did not want it there (paused, observed, on its way out) nobody undoes anything of ours.
+    if (before === undefined || before.target === null || before.target === "stay") return;
+    if (before.owned === null || plan.owned !== null || runner.isActing(id)) return;
     const live = plan.live === null ? undefined : planner.world.domains.get(plan.live);
     const host = plan.hostdev ?? before.hostdev;
     const stillThere =
