@@ -2,6 +2,7 @@
 import { instanceOf } from "../model/hostdev.ts";
 import type { DomainKey } from "../model/domain.ts";
 import { type ClaimId, type ClaimPlan, claimId, type DomainPlan, type OrphanPlan } from "../model/world.ts";
+import { createKeyIndex, type KeyIndex } from "../planner/key-index.ts";
 
 export type Registry = {
   get(id: ClaimId): ClaimPlan | undefined;
@@ -9,35 +10,29 @@ export type Registry = {
   setOrphan(id: string, plan: OrphanPlan | null): void;
   setDomain(name: string, plan: DomainPlan | null): void;
   /** Claims that have, or are getting, this enumeration of a device. */
-  holding(instance: string): ReadonlySet<ClaimId>;
+  holding(instance: string): Iterable<ClaimId>;
   /** Claims and orphans that are about whatever is plugged in there. */
-  about(busid: string): ReadonlySet<string>;
-  inDomain(key: DomainKey): ReadonlySet<string>;
+  about(busid: string): Iterable<string>;
+  inDomain(key: DomainKey): Iterable<string>;
   /** Claims of an entry; `count: all` has several. */
-  ofEntry(entry: ClaimId): ReadonlySet<ClaimId>;
+  ofEntry(entry: ClaimId): Iterable<ClaimId>;
   orphansIn(key: DomainKey): readonly OrphanPlan[];
   /** Names of the domain plans that concern this live domain. */
-  boundTo(key: DomainKey): ReadonlySet<string>;
+  boundTo(key: DomainKey): Iterable<string>;
 };
 
-const NONE: ReadonlySet<string> = new Set();
-
-class Index {
-  readonly #sets = new Map<string, Set<string>>();
-  get(key: string): ReadonlySet<string> {
-    return this.#sets.get(key) ?? NONE;
-  }
-  add(key: string | null, id: string): void {
-    if (key === null) return;
-    const set = this.#sets.get(key);
-    if (set === undefined) this.#sets.set(key, new Set([id]));
-    else set.add(id);
-  }
-  delete(key: string | null, id: string): void {
-    if (key === null) return;
-    const set = this.#sets.get(key);
-    if (set?.delete(id) === true && set.size === 0) this.#sets.delete(key);
-  }
+/** An index in which null is filed nowhere. */
+function createIndex(): Omit<KeyIndex<string>, "add" | "remove"> & Record<"add" | "delete", (key: string | null, id: string) => void> {
+  const index = createKeyIndex<string>();
+  return {
+    get: index.get,
+    add: (key, id) => {
+      if (key !== null) index.add(key, id);
+    },
+    delete: (key, id) => {
+      if (key !== null) index.remove(key, id);
+    },
+  };
 }
 
 /** The enumeration that the claim was admitted for: in place, on its way, or held off for flapping. */
@@ -51,12 +46,12 @@ const busidOf = (instance: string | null): string | null => (instance === null ?
 export function createRegistry(): Registry {
   const plans = new Map<ClaimId, ClaimPlan>();
   const orphans = new Map<string, OrphanPlan>();
-  const holding = new Index();
-  const about = new Index();
-  const inDomain = new Index();
-  const ofEntry = new Index();
+  const holding = createIndex();
+  const about = createIndex();
+  const inDomain = createIndex();
+  const ofEntry = createIndex();
   const domains = new Map<string, DomainPlan>();
-  const boundTo = new Index();
+  const boundTo = createIndex();
   return {
     get: (id) => plans.get(id),
     set(id, plan) {

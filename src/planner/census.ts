@@ -49,8 +49,8 @@ export class Census implements View {
   private readonly fileEntries = new Map<string, readonly Entry[]>();
   private readonly entryIndex = createKeyIndex<Entry>();
   private readonly deviceIndex = createKeyIndex<string>();
-  private readonly matchedBy = new Map<string, Set<Entry>>();
-  private readonly matches = new Map<Entry, Set<string>>();
+  private readonly matchedBy = createKeyIndex<Entry>();
+  private readonly matches = createKeyIndex<string, Entry>();
   private readonly seatIndex = createKeyIndex<Seat>();
   private readonly liveSeats = new Map<DomainKey, readonly Seat[]>();
   private readonly livesByTarget = createKeyIndex<DomainKey>();
@@ -84,13 +84,13 @@ export class Census implements View {
   entriesFor(busid: string): readonly Entry[] {
     const known = this.entryCache.get(busid);
     if (known !== undefined) return known;
-    const entries = [...(this.matchedBy.get(busid) ?? NO_ENTRIES)].sort(byFile);
+    const entries = [...this.matchedBy.get(busid)].sort(byFile);
     this.entryCache.set(busid, entries);
     return entries;
   }
 
   devicesFor(entry: Entry): Iterable<string> {
-    return this.matches.get(entry) ?? [];
+    return this.matches.get(entry);
   }
 
   device(busid: string): HostDevice {
@@ -150,11 +150,10 @@ export class Census implements View {
     if (before !== undefined) {
       this.touchSeats(busid);
       for (const key of [...deviceKeys(before), extraSeatKey(before)]) this.deviceIndex.remove(key, busid);
-      for (const entry of this.matchedBy.get(busid) ?? NO_ENTRIES) {
-        this.matches.get(entry)?.delete(busid);
+      for (const entry of [...this.matchedBy.get(busid)]) {
+        this.unlink(entry, busid);
         this.dirt.entries.add(entry);
       }
-      this.matchedBy.delete(busid);
     }
     this.seatCache.delete(busid);
     this.entryCache.delete(busid);
@@ -178,12 +177,13 @@ export class Census implements View {
   private link(entry: Entry, busid: string, device: HostDevice): void {
     if (!entry.selectors.some((selector) => selectorMatches(selector, device))) return;
     this.entryCache.delete(busid);
-    const entries = this.matchedBy.get(busid);
-    if (entries === undefined) this.matchedBy.set(busid, new Set([entry]));
-    else entries.add(entry);
-    const devices = this.matches.get(entry);
-    if (devices === undefined) this.matches.set(entry, new Set([busid]));
-    else devices.add(busid);
+    this.matchedBy.add(busid, entry);
+    this.matches.add(entry, busid);
+  }
+  private unlink(entry: Entry, busid: string): void {
+    this.entryCache.delete(busid);
+    this.matchedBy.remove(busid, entry);
+    this.matches.remove(entry, busid);
   }
 
   private changeForced(name: string, next: ForcedDomain | null): void {
@@ -210,12 +210,10 @@ export class Census implements View {
   private changeEntries(name: string, next: readonly Entry[]): void {
     for (const entry of this.entries(name)) {
       for (const selector of entry.selectors) this.entryIndex.remove(selectorKey(selector), entry);
-      for (const busid of this.devicesFor(entry)) {
-        this.matchedBy.get(busid)?.delete(entry);
-        this.entryCache.delete(busid);
+      for (const busid of [...this.devicesFor(entry)]) {
+        this.unlink(entry, busid);
         this.dirt.devices.add(busid);
       }
-      this.matches.delete(entry);
       this.dirt.entries.delete(entry);
     }
     if (next.length === 0) this.fileEntries.delete(name);
