@@ -420,6 +420,18 @@ describe("life", () => {
     await eventually(() => expect(rig.phases()).toEqual(["Attached", "Attached"]));
   });
 
+  test("of two built-in denials one is lifted: freeing the other lets it in", async () => {
+    const rig = new Rig();
+    rig.inUse = { disks: ["sdb1 (mounted on /srv)"], routes: ["eth1"] };
+    rig.ready([], wanted);
+    rig.policy$.next({ kind: "valid", policy: { ...openPolicy, rules: [allow(["disk-in-use"])] }, problems: [] });
+    rig.plug(stick(5));
+    await rig.until("Denied/DefaultRoute");
+    rig.inUse = { disks: ["sdb1 (mounted on /srv)"], routes: [] };
+    rig.clock.increment(defaultTimings.auditMs);
+    await rig.until("Attached");
+  });
+
   test("what is taken away while it is not wanted there is no contest", async () => {
     const rig = new Rig();
     rig.ready([stick(5)], wanted);
@@ -456,7 +468,9 @@ describe("life", () => {
     await eventually(() => expect(rig.phase()).toMatch(/^Paused/));
     expect(rig.controller.view.snapshot().domains[0]?.conditions).toMatchObject([{ type: "Ready", status: "True" }]);
     rig.unplug("1-1");
-    expect(rig.controller.view.snapshot().domains[0]?.conditions).toMatchObject([{ type: "Ready", status: "False", reason: "DevicesMissing" }]);
+    expect(rig.controller.view.snapshot().domains[0]?.conditions).toMatchObject([
+      { type: "Ready", status: "False", reason: "DevicesMissing" },
+    ]);
   });
 
   test("quick replugs are held off until the device stays", async () => {

@@ -21,6 +21,7 @@ import {
   type Veto,
   type WorldChange,
 } from "../model/world.ts";
+import { same } from "../planner/key-index.ts";
 import { createPlanner } from "../planner/plan.ts";
 import { createRunner, type Runner } from "./claims.ts";
 import { createHistory, type History, type Holder } from "./history.ts";
@@ -296,8 +297,12 @@ export function createReconciler(
 
   const review = async (device: HostDevice): Promise<void> => {
     const instance = instanceOf(device);
-    const [veto] = vetoesOf(await contracts.host.inUse(device));
-    if (veto === undefined && planner.world.vetoes.has(instance)) apply([{ kind: "veto", instance, veto: null }], BECAUSE_RETRY);
+    const vetoes = vetoesOf(await contracts.host.inUse(device));
+    const known = planner.world.vetoes.get(instance);
+    if (known === undefined) return;
+    // What the policy lifts may be in use still, and what it does not lift free: of two the one that was told stays only while it is true.
+    const veto = vetoes.find(({ builtIn }) => builtIn === known.builtIn) ?? vetoes[0] ?? null;
+    if (!same(veto, known)) apply([{ kind: "veto", instance, veto }], BECAUSE_RETRY);
   };
 
   return {
