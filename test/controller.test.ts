@@ -448,6 +448,18 @@ describe("life", () => {
     await rig.until("Attached");
   });
 
+  test("the same told again cuts no wait short", async () => {
+    const rig = new Rig();
+    rig.answer = () => err({ kind: "transient", reason: "PortBusy", message: "in use" });
+    rig.ready([stick(5)], wanted);
+    await rig.until("BackingOff/PortBusy");
+    rig.tell();
+    rig.plug(stick(5));
+    rig.host$.next({ kind: "snapshot", devices: [stick(5)] });
+    await eventually(() => expect(rig.phase()).toBe("BackingOff/PortBusy"));
+    expect(rig.sent).toHaveLength(1);
+  });
+
   test("quick replugs of one of several are counted too", async () => {
     const rig = new Rig();
     rig.ready([stick(5)], { ...wanted, count: "all" });

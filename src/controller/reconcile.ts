@@ -188,7 +188,7 @@ export function createReconciler(
       const edited: ClaimId[] = [];
       for (const batch of batches(most)) {
         const counted = batch.flatMap((change) => (change.kind === "host" ? [...countHost(change), change] : [change]));
-        touched.push(...counted);
+        touched.push(...counted.filter(isNews));
         for (const change of batch) if (change.kind === "forced") edited.push(...editedEntries(change));
         const delta = planner.apply(counted);
         for (const [id, plan] of delta.orphans) orphans.set(id, plan);
@@ -209,6 +209,12 @@ export function createReconciler(
       working = false;
     }
   }
+
+  /** The same told again (a snapshot after a doubt, a listing after a refusal) is nothing that anybody waits for: it cuts no backoff short. */
+  const isNews = (change: WorldChange): boolean =>
+    change.kind === "host"
+      ? !same(planner.world.host.get(change.busid) ?? null, change.device)
+      : change.kind !== "live" || !same(planner.world.domains.get(change.key) ?? null, change.domain);
 
   /** Entries that a person has edited: what was held against them is forgiven, and what needed a person is tried again. */
   const editedEntries = ({ name, domain }: WorldChange & { kind: "forced" }): ClaimId[] => {
