@@ -11,7 +11,7 @@ import { type HostDevice, type InUse, instanceOf } from "../src/model/hostdev.ts
 import { type Intentions, noIntentions } from "../src/model/intentions.ts";
 import { openPolicy, type PolicyRule, type PolicyState } from "../src/model/policy.ts";
 import { err, ok } from "../src/model/result.ts";
-import { defaultTimings } from "../src/model/timings.ts";
+import { defaultTimings, type Timings } from "../src/model/timings.ts";
 import { eventually } from "./support/eventually.ts";
 
 const NOTHING: UsbSelector = {
@@ -128,7 +128,7 @@ class Rig {
   saved: Intentions = noIntentions;
   readonly controller: Controller;
 
-  constructor(intentions: Intentions = noIntentions) {
+  constructor(intentions: Intentions = noIntentions, timings: Partial<Timings> = {}) {
     const contracts: Contracts = {
       host: { changes$: this.host$, inUse: () => Promise.resolve(this.inUse), audit: () => Promise.resolve() },
       domains: {
@@ -150,7 +150,7 @@ class Rig {
       log: { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} },
     };
     this.controller = createController(contracts, {
-      timings: defaultTimings,
+      timings: { ...defaultTimings, ...timings },
       intentions,
       life: "life",
       defer: queueMicrotask,
@@ -247,6 +247,26 @@ describe("start", () => {
     rig.ready([stick(5)], wanted);
     await rig.until("Attached");
     expect(rig.sent).toEqual([`del ${deviceId(stick(4))}`, "add 1-1 1"]);
+  });
+});
+
+describe("a start that takes many slices", () => {
+  const many = Array.from({ length: 60 }, (_, i) => ({ ...stick(20 + i, `2-${String(i + 1)}`), vendor: "1d6b" }));
+
+  test("attaches nothing that the host uses", async () => {
+    const rig = new Rig(noIntentions, { sliceMs: 0 });
+    rig.inUse = { disks: ["sdb1 (mounted on /srv)"], routes: [] };
+    rig.ready([stick(5), ...many], wanted);
+    await rig.until("Denied/DiskInUse");
+    expect(rig.sent).toEqual([]);
+  });
+
+  test("ends with the daemon: nothing is attached after its stop", async () => {
+    const rig = new Rig(noIntentions, { sliceMs: 0 });
+    rig.ready([stick(5), ...many], wanted);
+    rig.controller.stop();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(rig.sent).toEqual([]);
   });
 });
 

@@ -72,6 +72,9 @@ export function createReconciler(
   const opened = new Set<string>();
   let queue: WorldChange[] = [];
   let working = false;
+  let stopped = false;
+  /** Who waits for the end of work that is done in slices. */
+  const waiting: (() => void)[] = [];
 
   const history = createHistory({
     clock: contracts.clock,
@@ -100,11 +103,18 @@ export function createReconciler(
     },
   });
 
+  /** Whether what was applied last has been decided; at once, unless work is done in slices. */
+  const decided = async (): Promise<void> => {
+    if (working) await new Promise<void>((resolve) => waiting.push(resolve));
+  };
+
   /** One action: in-use facts are read at its moment (product.md §3), then the device goes in. */
   async function attach(id: string, place: Place, signal: AbortSignal, onStep: (step: string) => void): Promise<Outcome> {
     const wanted = (): boolean => !signal.aborted && samePlace(planner.claims.get(id)?.target, place);
     for (const veto of vetoesOf(await contracts.host.inUse(place.device))) {
+      if (!wanted()) break;
       apply([{ kind: "veto", instance: instanceOf(place.device), veto }], BECAUSE_RETRY);
+      await decided();
       if (!wanted())
         return err({ kind: "transient", reason: veto.builtIn === "disk-in-use" ? "DiskInUse" : "DefaultRoute", message: veto.message });
     }
@@ -162,9 +172,14 @@ export function createReconciler(
   }
   function applyInSlices(changes: readonly WorldChange[], cause: Cause, done: () => void): void {
     queue.push(...changes);
-    runInSlices(work(cause, CHANGES_A_STEP), { clock: contracts.clock, sliceMs: timings.sliceMs, defer }, () => {
+    const later: SliceOptions["defer"] = (fn) =>
+      defer(() => {
+        if (!stopped) fn();
+      });
+    runInSlices(work(cause, CHANGES_A_STEP), { clock: contracts.clock, sliceMs: timings.sliceMs, defer: later }, () => {
       if (queue.length > 0) apply([], cause);
       done();
+      for (const resolve of waiting.splice(0)) resolve();
     });
   }
 
@@ -339,6 +354,7 @@ export function createReconciler(
     history,
     registry,
     stop() {
+      stopped = true;
       runner.stop();
       history.stop();
     },
