@@ -40,9 +40,11 @@ afterEach(() => {
 
 const yaml = (name: string, mode = "enforce"): string =>
   `apiVersion: plugherd/v1\nkind: Domain\nmetadata: { name: ${name} }\nspec: { mode: ${mode} }\n`;
-const watch = (dir = specs, fileSettleMs = SETTLE): void => {
+const watch = (dir = specs, fileSettleMs = SETTLE, auditMs = 3_600_000): void => {
   subscriptions.push(
-    createDesiredFiles({ dir, timings: { fileSettleMs }, clock: realTime, log }).readings$.subscribe((tree) => void readings.push(tree)),
+    createDesiredFiles({ dir, timings: { fileSettleMs, auditMs }, clock: realTime, log }).readings$.subscribe(
+      (tree) => void readings.push(tree),
+    ),
   );
 };
 const now = (): TreeReading => readings.at(-1) ?? { directory: "missing", files: new Map() };
@@ -160,6 +162,35 @@ describe("what is read", () => {
       execFileSync("chmod", ["-R", "a+rX", base]);
     }
     await becomes({ "a.yaml": "a", "c.yaml": "c", "closed/b.yaml": "b" });
+  });
+
+  test.skipIf(process.getuid?.() !== 0)("what cannot be watched is told once, and looked at all the same", async () => {
+    for (const name of ["one", "two"]) {
+      mkdirSync(join(base, name));
+      writeFileSync(join(base, name, "a.yaml"), yaml(name));
+    }
+    symlinkSync("one", join(base, "link"));
+    execFileSync("chmod", ["-R", "a+rX", base]);
+    execFileSync("chmod", ["0711", base]);
+    const turn = (to: string): void => {
+      process.seteuid?.(0);
+      symlinkSync(to, join(base, "next"));
+      renameSync(join(base, "next"), join(base, "link"));
+      process.seteuid?.(65_534);
+    };
+    process.seteuid?.(65_534);
+    try {
+      watch(join(base, "link"), SETTLE, 50);
+      await becomes({ "a.yaml": "one" });
+      await eventually(() => errors.length > 0);
+      for (const to of ["two", "one", "two"]) {
+        turn(to);
+        await becomes({ "a.yaml": to });
+      }
+    } finally {
+      process.seteuid?.(0);
+    }
+    expect(errors.splice(0)).toEqual([expect.stringContaining("cannot be watched") as string]);
   });
 
   test("two files with one name are both bad, and good again when one goes", async () => {

@@ -76,9 +76,13 @@ describe("the file, watched", () => {
     rmSync(base, { recursive: true, force: true });
   });
   const watch = (lastGood: HostPolicy | null = null, fileSettleMs = 150): void => {
-    subscription = createPolicyFile({ path: file, lastGood, timings: { fileSettleMs }, clock, log: quiet }).policy$.subscribe(
-      (state) => void states.push(state),
-    );
+    subscription = createPolicyFile({
+      path: file,
+      lastGood,
+      timings: { fileSettleMs, auditMs: 3_600_000 },
+      clock,
+      log: quiet,
+    }).policy$.subscribe((state) => void states.push(state));
   };
   const last = (): PolicyState | undefined => states.at(-1);
   const becomes = (answer: "allow" | "deny"): Promise<true> =>

@@ -17,7 +17,7 @@ import { isSpecName, readBytes, type SpecFile, type SpecTree, scanTree } from ".
 
 export type DesiredFilesOptions = {
   readonly dir: string;
-  readonly timings: Pick<Timings, "fileSettleMs">;
+  readonly timings: Pick<Timings, "fileSettleMs" | "auditMs">;
   readonly clock: Clock;
   readonly log: Log;
 };
@@ -72,12 +72,10 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
       else written.delete(path);
       looker.now();
     },
-    error: (where, message) => {
-      log.error("a directory of the desired state cannot be watched; raise fs.inotify.max_user_watches if it says ENOSPC", {
-        dir: where,
-        message,
-      });
-      looker.at(clock.now() + settleMs);
+    error: (where, message, news) => {
+      const remedy = "raise fs.inotify.max_user_watches if it says ENOSPC; until then it is looked at now and then";
+      if (news) log.error(`a directory of the desired state cannot be watched: ${remedy}`, { dir: where, message });
+      looker.at(clock.now() + timings.auditMs);
     },
   });
 

@@ -18,7 +18,8 @@ export type DirWatch = {
   /**
    * Watches these and no others; resolves once they are.
    * @param dirs - real paths, each with what tells one directory there from the next (device and inode)
-   * @returns whether any was not watched before: what happened in it until now has gone unseen
+   * One that could not be watched, or not any longer, is tried again by the next call.
+   * @returns whether any is watched that was not before: what happened in it until now has gone unseen
    */
   set(dirs: ReadonlyMap<string, string>): Promise<boolean>;
   close(): Promise<void>;
@@ -29,15 +30,22 @@ const READY_MS = 2_000;
 
 export function createDirWatch(
   clock: Clock,
-  on: { readonly event: (event: DirEvent) => void; readonly error: (dir: string, message: string) => void },
+  on: {
+    readonly event: (event: DirEvent) => void;
+    /** A directory is not watched: set() must be called again. `news`: it was watched, or not yet tried. */
+    readonly error: (dir: string, message: string, news: boolean) => void;
+  },
 ): DirWatch {
-  const watched = new Map<string, { readonly identity: string; readonly watcher: FSWatcher }>();
+  const watched = new Map<string, { readonly identity: string; readonly watcher: FSWatcher; readonly done: () => void }>();
+  /** Directories whose last watch failed. */
+  const failed = new Set<string>();
   let closed = false;
 
   const drop = async (dir: string): Promise<void> => {
     const one = watched.get(dir);
     watched.delete(dir);
     await one?.watcher.close();
+    one?.done();
   };
 
   const add = (dir: string, identity: string): Promise<void> =>
@@ -50,18 +58,23 @@ export function createDirWatch(
         usePolling: false,
         ignored: (path) => path !== dir,
       });
-      watched.set(dir, { identity, watcher });
       const timer = clock.setTimeout(() => resolve(), READY_MS);
-      watcher.on("ready", () => {
+      const done = (): void => {
         clock.clearTimeout(timer);
         resolve();
-      });
+      };
+      watched.set(dir, { identity, watcher, done });
+      watcher.on("ready", done);
       watcher.on("raw", (event: string, name: unknown) => {
         if (watched.get(dir)?.watcher !== watcher) return;
         on.event({ dir, name: typeof name === "string" ? name : null, kind: event === "rename" ? "rename" : "change" });
       });
       watcher.on("error", (cause: unknown) => {
-        if (watched.get(dir)?.watcher === watcher) on.error(dir, cause instanceof Error ? cause.message : String(cause));
+        if (watched.get(dir)?.watcher !== watcher) return;
+        const news = !failed.has(dir);
+        failed.add(dir);
+        void drop(dir);
+        on.error(dir, cause instanceof Error ? cause.message : String(cause), news);
       });
     });
 
@@ -73,7 +86,10 @@ export function createDirWatch(
       const fresh = closed ? [] : [...dirs].filter(([dir]) => !watched.has(dir));
       await Promise.all(fresh.map(([dir, identity]) => add(dir, identity)));
       if (closed) await Promise.all([...watched.keys()].map(drop));
-      return fresh.length > 0;
+      const stands = fresh.filter(([dir]) => watched.has(dir));
+      for (const [dir] of stands) failed.delete(dir);
+      for (const dir of failed) if (!dirs.has(dir)) failed.delete(dir);
+      return stands.length > 0;
     },
     async close() {
       closed = true;

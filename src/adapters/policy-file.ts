@@ -17,7 +17,7 @@ export type PolicyFileOptions = {
   readonly path: string;
   /** As it was in force when the daemon last ran. */
   readonly lastGood: HostPolicy | null;
-  readonly timings: Pick<Timings, "fileSettleMs">;
+  readonly timings: Pick<Timings, "fileSettleMs" | "auditMs">;
   readonly clock: Clock;
   readonly log: Log;
 };
@@ -53,9 +53,9 @@ function watchPolicy(
       else if (kind === "rename") writtenAt = Number.NEGATIVE_INFINITY;
       looker.now();
     },
-    error: (dir, message) => {
-      log.error("the policy's directory cannot be watched", { dir, message });
-      looker.at(clock.now() + settleMs);
+    error: (dir, message, news) => {
+      if (news) log.error("the policy's directory cannot be watched; it is looked at now and then", { dir, message });
+      looker.at(clock.now() + timings.auditMs);
     },
   });
 
