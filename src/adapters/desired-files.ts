@@ -9,7 +9,7 @@ import type { Clock, DesiredSource, Log } from "../model/contracts.ts";
 import type { FileReading, TreeReading } from "../model/desired.ts";
 import type { Timings } from "../model/timings.ts";
 import { checkTree } from "../model/tree-check.ts";
-import { createDirWatch, type DirEvent } from "./dir-watch.ts";
+import { createDirWatch, type DirEvent, queuedEventsTold } from "./dir-watch.ts";
 import { createGitReader } from "./git-commit.ts";
 import { createLooker } from "./looker.ts";
 import { generationOf, readDomainFile } from "./spec-reading.ts";
@@ -93,9 +93,8 @@ function watchTree({ dir, timings, clock, log }: DesiredFilesOptions, emit: (rea
       log.error(`the desired state is not read: the directory holds ${tree.excess}; what was in force stays`, { dir });
     excess = tree.excess;
     const read = await readChanged(tree, before);
-    // A write that came before our read has its event in the queue by now: let it in before what was read counts.
-    await new Promise((resolve) => setImmediate(resolve));
-    await new Promise((resolve) => setImmediate(resolve));
+    // A write that came before our read counts against what was read.
+    await queuedEventsTold();
     if (!stopped) settle(tree, read);
   };
 

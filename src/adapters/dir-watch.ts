@@ -97,3 +97,12 @@ export function createDirWatch(
     },
   };
 }
+
+/**
+ * Resolves once events that the kernel has queued by now are told: after a whole turn of the event loop. The first immediate may still belong
+ * to the turn that is under way, whose poll is over.
+ */
+export const queuedEventsTold = (): Promise<void> =>
+  new Promise((resolve) => {
+    setImmediate(() => setImmediate(resolve));
+  });

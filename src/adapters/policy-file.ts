@@ -7,7 +7,7 @@ import { Observable } from "rxjs";
 import type { Clock, Log, PolicySource } from "../model/contracts.ts";
 import { type HostPolicy, openPolicy, type PolicyState } from "../model/policy.ts";
 import type { Timings } from "../model/timings.ts";
-import { createDirWatch } from "./dir-watch.ts";
+import { createDirWatch, queuedEventsTold } from "./dir-watch.ts";
 import { followPath } from "./follow-path.ts";
 import { createLooker } from "./looker.ts";
 import { formatProblem, generationOf, readSpec } from "./spec-reading.ts";
@@ -75,8 +75,7 @@ function watchPolicy(
     if (told !== null && writtenAt + settleMs > now) return looker.at(writtenAt + settleMs);
     const readFrom = writtenAt;
     const content = real === null ? null : await readBytes(real);
-    await new Promise((resolve) => setImmediate(resolve));
-    await new Promise((resolve) => setImmediate(resolve));
+    await queuedEventsTold();
     if (stopped || (told !== null && writtenAt !== readFrom && Number.isFinite(writtenAt))) return looker.at(writtenAt + settleMs);
     if (content === null && place.code === "ENOENT") tellMissing(now, place.hinges.at(-1)?.name !== basename(path));
     else tell(content ?? reasonOf(place.code ?? "EIO"));
