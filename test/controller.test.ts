@@ -126,6 +126,8 @@ class Rig {
   inUse: InUse = { disks: [], routes: [] };
   answer: ((place: Place) => Outcome) | null = null;
   saved: Intentions = noIntentions;
+  /** What the files that `plan` is given say. */
+  given: readonly DesiredDomain[] = [];
   readonly controller: Controller;
 
   constructor(intentions: Intentions = noIntentions, timings: Partial<Timings> = {}) {
@@ -154,7 +156,7 @@ class Rig {
       intentions,
       life: "life",
       defer: queueMicrotask,
-      readFiles: () => ({ domains: [], problems: [] }),
+      readFiles: () => ({ domains: this.given, problems: [] }),
     });
     this.controller.start();
   }
@@ -515,6 +517,42 @@ describe("life", () => {
     await eventually(() => expect(rig.phase()).toMatch(/^Flapping/));
     rig.clock.increment(defaultTimings.flapHoldMs);
     await rig.until("Attached");
+  });
+});
+
+describe("plan", () => {
+  const changes = (rig: Rig, ...given: DesiredDomain[]) => {
+    rig.given = given;
+    return rig.controller.view
+      .plan([{ name: "win10.yaml", text: "" }])
+      .changes.map(({ domain: of, name, action }) => `${of} ${name} ${action}`);
+  };
+  const attached = async (...entries: DesiredDevice[]): Promise<Rig> => {
+    const rig = new Rig();
+    rig.ready([stick(5)], ...entries);
+    await rig.until("Attached");
+    return rig;
+  };
+
+  test("an entry that a given file has no more is detached, unless it said leave", async () => {
+    expect(changes(await attached(wanted), spec())).toEqual([`win10 ${deviceId(stick(5))} detach`]);
+    expect(changes(await attached({ ...wanted, onRemove: "leave" }), spec())).toEqual([]);
+  });
+  test("a domain that a given file names no more is given up", async () => {
+    expect(changes(await attached(wanted), { ...spec(), name: "other", target: { by: "name", name: "other" } })).toEqual([
+      `win10 ${deviceId(stick(5))} detach`,
+    ]);
+  });
+  test("another metadata.name for the same domain is a rename: nothing moves", async () => {
+    expect(changes(await attached(wanted), { ...spec(wanted), name: "other" })).toEqual([]);
+    const leaving = await attached({ ...wanted, onRemove: "leave" });
+    expect(changes(leaving, { ...spec(), name: "other" })).toEqual([]);
+  });
+  test("nothing is touched by it", async () => {
+    const rig = await attached(wanted);
+    const sent = [...rig.sent];
+    changes(rig, spec());
+    expect([rig.sent, rig.phase()]).toEqual([sent, "Attached"]);
   });
 });
 

@@ -251,8 +251,12 @@ export function createController(contracts: Contracts, options: ControllerOption
       events: (filter) => journal.list(filter),
       explain: (device, domain) => operator.explain(device, domain),
       plan: (files) => {
-        const read = files === null ? { domains: null, problems: [] } : options.readFiles(files);
-        return { problems: read.problems, changes: dryRun(reconciler.planner, read.domains) };
+        if (files === null) return { problems: [], changes: dryRun(reconciler.planner, null) };
+        const { domains, problems } = options.readFiles(files);
+        // A bad one changes nothing: what is in force of it stays.
+        const bad = new Set(problems.flatMap(({ file, severity }) => (severity === "error" ? [file] : [])));
+        const read = new Set(files.map(({ name }) => name).filter((name) => !bad.has(name)));
+        return { problems, changes: dryRun(reconciler.planner, { files: read, specs: domains }) };
       },
       operate: (request) => operator.operate(request),
     },

@@ -1,13 +1,18 @@
 /** `plan`: what would change if these files were in force, against the world as it is now. Decides with the very planner; touches nothing. */
 import { fulfils } from "../machines/claim.ts";
-import type { DesiredDomain, ForcedDomain } from "../model/desired.ts";
+import type { DesiredDomain } from "../model/desired.ts";
 import type { ClaimPlan, Planner, World } from "../model/world.ts";
+import { same } from "../planner/key-index.ts";
 import { planAll } from "../planner/plan.ts";
+import { leftAfter } from "./left-behind.ts";
 import type { PlannedChange } from "./view.ts";
 
-/** @param specs - stand in for the ones in force, by metadata.name; null: nothing is replaced */
-export function dryRun(planner: Planner, specs: readonly DesiredDomain[] | null): readonly PlannedChange[] {
-  const plan = specs === null ? planner : planAll(withSpecs(planner.world, specs));
+/** Files that stand in for the ones in force: the names of those that could be read, and what they say. */
+export type StandIns = { readonly files: ReadonlySet<string>; readonly specs: readonly DesiredDomain[] };
+
+/** @param standIns - by file name and by metadata.name; null: nothing is replaced */
+export function dryRun(planner: Planner, standIns: StandIns | null): readonly PlannedChange[] {
+  const plan = standIns === null ? planner : planAll(withSpecs(planner.world, standIns));
   const changes: PlannedChange[] = [];
   const controllers = new Set<string>();
   for (const orphan of plan.orphans.values()) {
@@ -19,12 +24,23 @@ export function dryRun(planner: Planner, specs: readonly DesiredDomain[] | null)
   return changes;
 }
 
-const withSpecs = (world: World, specs: readonly DesiredDomain[]): World => {
+/** As if these files had been written and what they say no more had been decided to be gone. */
+const withSpecs = (world: World, { files, specs }: StandIns): World => {
   const forced = new Map(world.forced);
   for (const spec of specs) {
     const before = forced.get(spec.name);
-    const next: ForcedDomain = { spec, standing: "current", problems: [], left: before?.left ?? [] };
-    forced.set(spec.name, next);
+    forced.set(spec.name, { spec, standing: "current", problems: [], left: leftAfter(before?.spec, spec, before?.left ?? []) });
+  }
+  const said = new Set(specs.map(({ name }) => name));
+  for (const [name, one] of world.forced) {
+    if (said.has(name) || !(one.standing === "vanished" || files.has(one.spec.mark.file))) continue;
+    const follower = specs.find(({ target }) => same(target, one.spec.target));
+    const followed = follower === undefined ? undefined : forced.get(follower.name);
+    if (followed === undefined) forced.set(name, { ...one, standing: "vanished", problems: [] });
+    else {
+      forced.delete(name);
+      forced.set(followed.spec.name, { ...followed, left: leftAfter(one.spec, followed.spec, [...one.left, ...followed.left]) });
+    }
   }
   return { ...world, forced };
 };
