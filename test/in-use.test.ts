@@ -80,7 +80,15 @@ describe("disks", () => {
     const clock = { now: () => 0, setTimeout: (fn: () => void): void => fn(), clearTimeout: () => undefined };
     const { sysfs, dev, proc } = tree;
     const late = await createInUse({ sysfs, dev, proc, clock, timings: { commandMs: 1 } })(device);
-    expect(late.disks).toEqual(["1-4 (the host did not answer)"]);
+    const reasons = ["1-4 (the host did not answer)"];
+    expect(late).toEqual({ disks: reasons, routes: reasons });
+  });
+
+  test("a device with more below it than is looked at counts as in use", async () => {
+    const tree = newTree();
+    tree.plug(at({ block: [{ name: "sdb" }] }));
+    for (let i = 0; i < 600; i += 1) mkdirSync(join(tree.sysfs, "bus/usb/devices/1-4/1-4:1.0", `a${String(i)}`));
+    expect((await inUse(tree)).disks).toEqual(["1-4 (more hangs on it than is looked at)"]);
   });
 });
 

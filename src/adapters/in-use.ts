@@ -21,22 +21,25 @@ const MAX_BYTES = 4 << 20;
 /** `1-1:1.0/host0/target0:0:0/0:0:0:0/block` is five deep; a card reader's one more. */
 const MAX_DEPTH = 8;
 const MAX_DIRECTORIES = 512;
-const MAX_UPPERS = 16;
+/** As many VLANs as an interface can have. */
+const MAX_UPPERS = 4096;
 /** Below these nothing is a disk or a network interface. */
 const SKIP = /^(?:power|ep_[0-9a-f]{2}|bsg|bsg_.*|scsi_.*|queue|mq|trace|integrity)$/;
 
 type Disk = { readonly name: string; readonly directory: string };
-type Children = { readonly disks: readonly Disk[]; readonly nets: readonly string[] };
+/** `all`: nothing was left out. */
+type Children = { readonly disks: readonly Disk[]; readonly nets: readonly string[]; readonly all: boolean };
 
-/** Ends within `commandMs`: a disk that does not answer by then counts as in use. */
+/** Ends within `commandMs`: what does not answer by then counts as in use, and so does what there is too much of to look at. */
 export function createInUse(options: InUseOptions): HostUsb["inUse"] {
   const { sysfs, dev, proc, clock, timings } = options;
   return async (device) => {
-    const { disks, nets } = childrenOf(join(sysfs, "bus/usb/devices", device.busid), device.busid);
+    const { disks, nets, all } = childrenOf(join(sysfs, "bus/usb/devices", device.busid), device.busid);
+    if (!all) return inUseFor(`${device.busid} (more hangs on it than is looked at)`);
     if (disks.length === 0 && nets.length === 0) return FREE;
     let timer: unknown;
     const late = new Promise<InUse>((resolve) => {
-      timer = clock.setTimeout(() => resolve({ disks: [`${device.busid} (the host did not answer)`], routes: [] }), timings.commandMs);
+      timer = clock.setTimeout(() => resolve(inUseFor(`${device.busid} (the host did not answer)`)), timings.commandMs);
     });
     const read = async (): Promise<InUse> => {
       const [disksUsed, routes] = await Promise.all([disksInUse(disks, dev, proc), routesOver(nets, sysfs, proc)]);
@@ -51,6 +54,8 @@ export function createInUse(options: InUseOptions): HostUsb["inUse"] {
 }
 
 const FREE: InUse = { disks: [], routes: [] };
+/** Both: a policy may lift the one denial and not the other. */
+const inUseFor = (reason: string): InUse => ({ disks: [reason], routes: [reason] });
 
 /**
  * Below the interfaces only: what hangs on a hub's ports is other devices. At once and not on a thread: listing sysfs waits for no device, and
@@ -72,7 +77,7 @@ function childrenOf(directory: string, busid: string): Children {
     }
   };
   visit(directory, 0);
-  return { disks, nets };
+  return { disks, nets, all: visited <= MAX_DIRECTORIES };
 }
 
 /** Every disk and its partitions, which are directories of their own in it. */
@@ -83,7 +88,7 @@ function disksIn(block: string): readonly Disk[] {
     found.push({ name, directory });
     for (const part of directoriesIn(directory)) if (part.startsWith(name)) found.push({ name: part, directory: `${directory}/${part}` });
   }
-  return found.slice(0, MAX_DIRECTORIES);
+  return found;
 }
 
 async function disksInUse(disks: readonly Disk[], dev: string, proc: string): Promise<readonly string[]> {
