@@ -556,6 +556,39 @@ describe("plan", () => {
   });
 });
 
+describe("files that vanish", () => {
+  const three = (more: Partial<DesiredDevice> = {}) =>
+    [1, 2, 3].map((i) => ({ ...entry(`d${String(i)}`, { port: `1-${String(i)}` }), ...more }));
+  const vanish = (rig: Rig): void => {
+    rig.tree$.next({
+      directory: "present",
+      files: new Map([["b.yaml", { kind: "read", domains: [{ ...spec(), name: "b", target: { by: "name", name: "b" } }], warnings: [] }]]),
+    });
+    rig.clock.increment(defaultTimings.vanishMs);
+  };
+  const reasons = (rig: Rig) => rig.controller.view.snapshot().conditions.map(({ reason }) => reason);
+  const attached = async (more: Partial<DesiredDevice> = {}): Promise<Rig> => {
+    const rig = new Rig();
+    rig.ready([stick(5, "1-1"), stick(6, "1-2"), stick(7, "1-3")], ...three(more));
+    await eventually(() => expect(rig.phases()).toEqual(["Attached", "Attached", "Attached"]));
+    return rig;
+  };
+
+  test("count what is attached where the monitor does not answer just now", async () => {
+    const rig = await attached();
+    rig.domains$.next({ kind: "domain", domain: { ...domain(rig.objects), monitorState: "busy" } });
+    expect(rig.phases()[0]).toBe("WaitingForDomain/MonitorBusy");
+    vanish(rig);
+    expect(reasons(rig)).toContain("MassDetach");
+  });
+  test("and do not count what stays", async () => {
+    const rig = await attached({ onRemove: "leave" });
+    vanish(rig);
+    expect(reasons(rig)).not.toContain("MassDetach");
+    expect(rig.objects).toHaveLength(3);
+  });
+});
+
 test("numbered changes: a client that comes back gets what it missed", async () => {
   const rig = new Rig();
   rig.ready([], wanted);

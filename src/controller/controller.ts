@@ -11,7 +11,7 @@ import type { Intentions } from "../model/intentions.ts";
 import { openPolicy, type PolicyState } from "../model/policy.ts";
 import type { Cause } from "../model/status.ts";
 import type { Timings } from "../model/timings.ts";
-import type { WorldChange } from "../model/world.ts";
+import { claimId, type WorldChange } from "../model/world.ts";
 import { createAlarms } from "./alarms.ts";
 import { type Book, createBook } from "./book.ts";
 import { createDesiredState, type DesiredStateKeeper } from "./desired-state.ts";
@@ -209,7 +209,7 @@ export function createController(contracts: Contracts, options: ControllerOption
         clock,
         timings,
         intentions,
-        attached: (domain) => (ready ? attachedIn(book, reconciler, domain) : null),
+        attached: (domain) => (ready ? attachedIn(reconciler, domain) : null),
         onChange: (changes) => {
           bring(null, changes, because("file"));
           book.conditions();
@@ -263,11 +263,19 @@ export function createController(contracts: Contracts, options: ControllerOption
   };
 }
 
-/** How many devices are attached for claims: in one domain, or in all. */
-const attachedIn = (book: Book, reconciler: Reconciler, domain: string | null): number => {
-  const owned = (id: string): boolean => reconciler.planner.claims.get(id)?.owned != null;
-  if (domain !== null) return book.claimsOf(domain).filter((claim) => claim.phase === "Attached").length;
-  let count = 0;
-  for (const id of reconciler.planner.claims.keys()) if (owned(id)) count += 1;
-  return count;
+/** How many devices are attached for claims in all (null), or would be detached if this domain's file were gone. */
+const attachedIn = ({ planner, registry }: Reconciler, domain: string | null): number => {
+  if (domain === null) {
+    let count = 0;
+    for (const { owned } of planner.claims.values()) if (owned !== null) count += 1;
+    return count;
+  }
+  const spec = planner.world.forced.get(domain)?.spec;
+  const ids = (spec?.devices ?? []).flatMap(({ name, onRemove }) =>
+    onRemove === "leave" ? [] : [...registry.ofEntry(claimId(domain, name, null))],
+  );
+  return ids.filter((id) => {
+    const plan = planner.claims.get(id);
+    return plan?.owned != null && (plan.ours || spec?.prune === "all");
+  }).length;
 };

@@ -28,7 +28,7 @@ export type DesiredStateDeps = {
   readonly clock: Clock;
   readonly timings: Pick<Timings, "vanishMs">;
   readonly intentions: Pick<Intentions, "lastGood" | "vanished" | "left">;
-  /** How many devices are attached now: in one domain, or in all (null). Null: not known yet, so nothing that vanished is decided. */
+  /** How many devices are attached now in all (null), or would be detached with one domain. Null: not known yet, so nothing that vanished is decided. */
   readonly attached: (domain: string | null) => number | null;
   readonly onChange: (changes: readonly WorldChange[]) => void;
   readonly onIntentions: (part: Pick<Intentions, "lastGood" | "vanished" | "left">) => void;
