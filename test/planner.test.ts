@@ -1005,6 +1005,11 @@ describe("waiting for something", () => {
     expect(of(plan({ ...parts, ...facts({ flapping: true }) }), "win10/a")).toBe("Flapping/ComesAndGoes -> nowhere");
     expect(of(plan({ ...parts, host: [], ...facts({ flapping: true }) }), "win10/a")).toBe("WaitingForHost -> nowhere");
   });
+  test("Flapping, what somebody else's object has taken up by itself is left to it", () => {
+    const scan = scanning("scan", { vendor: "0529" }, 1, { attached: true });
+    const parts = { host: [x], files: [spec("win10", [entry("a", onX)])], domains: [served("win10", [scan])] };
+    expect(of(plan({ ...parts, ...facts({ flapping: true }) }), "win10/a")).toBe("Flapping/ComesAndGoes -> stay");
+  });
   test("a kind that is not supported yet stalls that device only", () => {
     const uplink = { ...entry("uplink", {}), kind: { type: "unsupported", what: "pci" } as const };
     const planner = plan({ host: [x], files: [spec("win10", [uplink, entry("a", onX)])], domains: [served("win10")] });

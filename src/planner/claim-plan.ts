@@ -156,7 +156,8 @@ function targetFor(input: ClaimInput, verdict: Verdict | null): Target {
     return theirs ? "stay" : null;
   }
   if (verdict?.phase === "Contested") return "stay";
-  if (verdict?.phase === "Flapping") return null;
+  // Held off is not taken out: an auto-scan object of somebody else has it by itself.
+  if (verdict?.phase === "Flapping") return owned === null ? null : "stay";
   if (owned !== null) return placeOf(input);
   return verdict === null ? (placeOf(input) ?? "stay") : "stay";
 }
