@@ -121,6 +121,8 @@ class Rig {
   readonly tree$ = new Subject<TreeReading>();
   readonly policy$ = new Subject<PolicyState>();
   readonly clock = new SimulatedClock();
+  /** How long the host slept: the wall clock went on, timers did not. */
+  sleptMs = 0;
   readonly sent: string[] = [];
   objects: LiveObject[] = [];
   inUse: InUse = { disks: [], routes: [] };
@@ -147,7 +149,11 @@ class Rig {
           this.saved = next;
         },
       },
-      clock: this.clock,
+      clock: {
+        now: () => this.clock.now() + this.sleptMs,
+        setTimeout: (fn, ms) => this.clock.setTimeout(fn, ms),
+        clearTimeout: (handle) => this.clock.clearTimeout(handle as number),
+      },
       random: () => 0.5,
       log: { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} },
     };
@@ -384,6 +390,32 @@ describe("life", () => {
     expect(rig.saved.holds).toHaveLength(1);
     rig.clock.increment(60_000);
     await rig.until("Attached");
+    expect(rig.saved.holds).toEqual([]);
+  });
+
+  test("a hold ends by the wall clock, though the host has slept over it", async () => {
+    const rig = new Rig();
+    rig.ready([stick(5)], wanted);
+    await rig.until("Attached");
+    await rig.controller.view.operate({ verb: "detach", device: "stick", domain: "win10", holdMs: 3_600_000, release: false });
+    await eventually(() => expect(rig.objects).toEqual([]));
+    rig.sleptMs = 8 * 3_600_000;
+    rig.clock.increment(defaultTimings.auditMs);
+    await rig.until("Attached");
+  });
+
+  test("a hold that ended while the daemon was away is over, one that has not goes on to its end", async () => {
+    const hold = { domain: "win10", release: false, reason: null };
+    const holds = [
+      { ...hold, device: "stick", until: -1 },
+      { ...hold, device: "other", until: 60_000 },
+    ];
+    const rig = new Rig({ ...noIntentions, holds });
+    rig.ready([stick(5), { ...stick(6, "1-2"), product: "0001" }], wanted, entry("other", { product: "0001" }));
+    await rig.until("Attached");
+    await rig.until("Held/OperatorHold", "other");
+    rig.clock.increment(60_000);
+    await rig.until("Attached", "other");
     expect(rig.saved.holds).toEqual([]);
   });
 

@@ -195,6 +195,8 @@ export function createController(contracts: Contracts, options: ControllerOption
 
   const audit = (): void => {
     alarms.set("audit", timings.auditMs, () => {
+      // A timer stands still while the host sleeps, and the wall clock may be set.
+      overrides.schedule();
       void Promise.allSettled([contracts.host.audit(), contracts.domains.audit(), reconciler.audit()]).then(() => {
         if (!stopped) audit();
       });

@@ -9,7 +9,7 @@ import type { Book } from "./book.ts";
 export type Overrides = {
   /** All of them, as the planner takes them. */
   change(): WorldChange;
-  /** Sets the alarms of holds that were loaded. */
+  /** Sets the alarms of all holds anew, by the wall clock. */
   schedule(): void;
   pause(domain: string, reason: string | null): void;
   /** @returns false: it was not paused */
