@@ -172,6 +172,11 @@ describe("what a person gets wrong", () => {
     expect(code).toBe(2);
   });
 
+  test("no error drives a terminal, whatever is named in it", async () => {
+    const { err } = await run(["get", "--api", join(dir, "x\u001b[2J\u202ey.sock")]);
+    expect(err.replaceAll("\n", "")).not.toMatch(/\p{Cc}|\p{Cf}/u);
+  });
+
   test("a daemon that is not there is exit 4, with the socket and what to do", async () => {
     const away = join(dir, "nobody.sock");
     for (const argv of [

@@ -17,10 +17,14 @@ import { addWait } from "./commands/wait.ts";
 import { addWatch } from "./commands/watch.ts";
 import type { AppFactory, Context } from "./context.ts";
 import { type Done, EXIT, type ExitCode, type Io } from "./io.ts";
+import { shown } from "./render.ts";
 
 /** As far from the source file as from the built one. */
 const packageFile = new URL("../../../package.json", import.meta.url);
 const versionOf = (): string => (JSON.parse(readFileSync(packageFile, "utf8")) as { version: string }).version;
+
+/** Of a line of an error. */
+const MOST_CHARACTERS = 4_096;
 
 export type Parts = { readonly createApp: AppFactory };
 
@@ -52,7 +56,8 @@ export async function main(argv: readonly string[], io: Io, parts: Parts): Promi
     }
     const { exit, message, remedy } = done.error;
     code = exit;
-    io.stderr.write(`plugherd: ${message}\n${remedy === null ? "" : `${remedy}\n`}`);
+    // It may hold a path or a name, or come from whoever answered on the socket.
+    for (const line of [`plugherd: ${message}`, ...(remedy === null ? [] : [remedy])]) io.stderr.write(`${shown(line, MOST_CHARACTERS)}\n`);
   };
   const context: Context = {
     io,
