@@ -58,7 +58,7 @@ function run(reader: SysfsReader, out: Subscriber<HostChange>, { dev, clock, tim
     if (told && !closed) out.next({ kind: "device", busid, device });
   });
   const readAll = async (): Promise<void> => {
-    const present = (await reader.list()) ?? [];
+    const present = reader.list() ?? [];
     let count = 0;
     for (const busid of new Set([...present, ...devices.places()])) {
       if (closed) return;

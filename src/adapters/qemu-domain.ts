@@ -10,7 +10,7 @@ import { transient } from "../protocol/qmp-usb.ts";
 import { rootPorts } from "../protocol/qom-usb.ts";
 import { createDeviceModel, type Life } from "./device-model.ts";
 import type { Gate } from "./gate.ts";
-import { type DriverCache, type Identity, readIdentity, readListing } from "./qemu-monitor.ts";
+import { type DriverCache, type Identity, readDigest, readIdentity, readListing } from "./qemu-monitor.ts";
 import type { QmpSession } from "./qmp-client.ts";
 
 export type QemuDomainDeps = {
@@ -40,6 +40,8 @@ export type QemuDomainOptions = {
 export type QemuDomain = Pick<Domains, "attach" | "detach"> & {
   /** Lists the domain, after what is under way: resolves once that has been seen and published, or could not be. Never rejects. */
   refresh(): Promise<void>;
+  /** Lists it only if a cheap question tells that something may be otherwise than at the last audit. @param awake - until then no timer is set */
+  audit(awake: Promise<unknown>): Promise<void>;
   /** Shows it as silent with what was last seen; for a session that was given up on. */
   silence(): void;
 };
@@ -67,6 +69,8 @@ export function createQemuDomain(
   let running: Promise<void> | null = null;
   let queued: Promise<void> | null = null;
   const removed = new Set<string>();
+  /** What the domain looked like at an audit, if what is shown has not changed since. */
+  let digest: string | null = null;
 
   const show = (part: Partial<LiveDomain>): void => {
     if (ended) return;
@@ -74,6 +78,7 @@ export function createQemuDomain(
     const next: LiveDomain = { ...before, ...part };
     if (last !== null && same(last, next)) return;
     last = next;
+    digest = null;
     publish(next);
   };
 
@@ -122,6 +127,23 @@ export function createQemuDomain(
       return refresh();
     });
     return queued;
+  };
+
+  const audit = async (awake: Promise<unknown>): Promise<void> => {
+    if (ended || inDoubt || last?.monitorState !== "answering") return await refresh();
+    const stop = new AbortController();
+    let timer: unknown = null;
+    let answered = false;
+    void awake.then(() => {
+      if (!answered) timer = clock.setTimeout(() => stop.abort(), timings.commandMs);
+    });
+    const seen = await readDigest(session, stop.signal);
+    answered = true;
+    clock.clearTimeout(timer);
+    if (seen.ok && seen.value !== null && seen.value === digest) return;
+    await refresh();
+    // A change between the two shows at the next audit.
+    if (seen.ok) digest = seen.value;
   };
 
   const listed = (path: string): boolean => last?.objects.some((object) => object.path === path) ?? false;
@@ -193,6 +215,7 @@ export function createQemuDomain(
   return {
     ...createDeviceModel(life, { hostdevice: deps.hostdevice, clock, timings }),
     refresh,
+    audit,
     silence: () => {
       ended = false;
       show({ monitorState: "silent" });

@@ -3,6 +3,7 @@
  * Never asked: qom-list-types. It makes QEMU load every module it has, and where those are of another build (a package upgraded under a
  * running domain) QEMU 10 and 11 end on an assertion.
  */
+import { createHash } from "node:crypto";
 import type { LiveController, LiveDomain, LiveObject } from "../model/domain.ts";
 import { ok } from "../model/result.ts";
 import { controllerModel, controllerModelNames } from "../model/usbctrl.ts";
@@ -65,6 +66,22 @@ export async function readIdentity(session: QmpSession, cache: DriverCache): Rea
 const emulatedDrivers = [...new Set(controllerModelNames.map(controllerModel))].flatMap((model) =>
   model?.kind === "emulated" ? [model.driver] : [],
 );
+
+/**
+ * A word that changes with whatever {@link readListing} may tell otherwise: QEMU's whole device tree with every property, and its run state. One
+ * round trip, whatever the domain holds; 0.6 ms of QEMU's time, where a listing of ten devices costs 30 ms. null: this QEMU does not tell.
+ */
+export async function readDigest(session: QmpSession, signal: AbortSignal): Read<string | null> {
+  const options = { timeoutMs: null, signal };
+  const answers = await all([
+    session.execute("human-monitor-command", { "command-line": "info qtree" }, options),
+    session.execute("query-status", undefined, options),
+  ]);
+  if (!answers.ok) return answers;
+  const [tree, status] = answers.value;
+  if (typeof tree !== "string" || tree === "") return ok(null);
+  return ok(`${parseState(status) ?? "unknown"} ${createHash("sha256").update(tree).digest("base64")}`);
+}
 
 const PARENTS = ["/machine/peripheral", "/machine/peripheral-anon"] as const;
 /**

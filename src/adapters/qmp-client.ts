@@ -22,7 +22,8 @@ export type QmpError =
   /** Not sent at all. */
   | { readonly kind: "protocol"; readonly reason: string };
 
-export type ExecuteOptions = { readonly timeoutMs?: number; readonly signal?: AbortSignal };
+/** `timeoutMs` null: only the signal ends the wait. */
+export type ExecuteOptions = { readonly timeoutMs?: number | null; readonly signal?: AbortSignal };
 
 export type QmpSession = {
   /** `7.2.22` */
@@ -221,11 +222,12 @@ function createSession(socket: Socket, { timings, clock }: QmpDeps, onGreeting: 
         },
       };
       const onAbort = (): void => giveUp(call);
-      const timer = clock.setTimeout(() => {
+      const late = (): void => {
         const silent = inFlight.has(call.id) && heard === call.heardAtSend;
         giveUp(call);
         if (silent && command !== PROBE) void probe(heard);
-      }, timeoutMs);
+      };
+      const timer = timeoutMs === null ? null : clock.setTimeout(late, timeoutMs);
       signal?.addEventListener("abort", onAbort, { once: true });
       if (inFlight.size < MAX_IN_FLIGHT) send(call);
       else queued.set(call.id, call);

@@ -1,5 +1,6 @@
 /** Which `*.sock` files are in a directory, as they come and go. The directory may be missing, appear later and be replaced. */
-import { readdir, stat } from "node:fs/promises";
+import { readdirSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { type FSWatcher, watch } from "chokidar";
 
@@ -39,8 +40,8 @@ export function watchSocketFiles(directory: string, user: SocketFileUser): Socke
     if (!closed && there.delete(path)) user.onGone(path);
   };
   /** What is there by a plain look; tells what the watch missed. */
-  const sweep = async (): Promise<void> => {
-    const names = await readdir(dir).catch(() => []);
+  const sweep = (): void => {
+    const names = namesIn(dir);
     const found = new Set(names.map((name) => join(dir, name)).filter(wanted));
     for (const path of [...there].filter((one) => !found.has(one))) vanished(path);
     for (const path of [...found].filter((one) => !there.has(one))) appeared(path);
@@ -66,11 +67,10 @@ export function watchSocketFiles(directory: string, user: SocketFileUser): Socke
       })
       .on("ready", () => {
         complete = true;
-        void sweep().then(() => {
-          if (ready || closed) return;
-          ready = true;
-          user.onReady();
-        });
+        sweep();
+        if (ready || closed) return;
+        ready = true;
+        user.onReady();
       });
   };
   const armed = arm();
@@ -78,7 +78,7 @@ export function watchSocketFiles(directory: string, user: SocketFileUser): Socke
   return {
     async audit() {
       await armed;
-      await sweep();
+      sweep();
       if (there.size > 0 && watcher?.getWatched()[dir] === undefined) await arm();
     },
     close() {
@@ -87,6 +87,15 @@ export function watchSocketFiles(directory: string, user: SocketFileUser): Socke
     },
   };
 }
+
+/** Not on a thread: an audit that waits for one wakes the process once more. */
+const namesIn = (directory: string): readonly string[] => {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return [];
+  }
+};
 
 async function nearest(directory: string): Promise<string> {
   const found = await stat(directory).then(

@@ -1,6 +1,5 @@
 /** Reads single devices out of sysfs and the tree of device nodes. Keeps nothing: every call looks again. */
 import { readdirSync, readlinkSync, realpathSync, statfsSync, statSync } from "node:fs";
-import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { parseBusid } from "../model/busid.ts";
 import type { NodeAccess } from "../model/hostdev.ts";
@@ -28,7 +27,7 @@ export type SysfsReader = {
   /** Whether a read of a locked attribute may wait on the kernel: only in the real sysfs. */
   readonly mayWait: boolean;
   /** Busids of everything that is plugged in; root hubs are none. null: there is no such directory. */
-  list(): Promise<readonly string[] | null>;
+  list(): readonly string[] | null;
   /** Where bus:address is; `known` is tried first. The directory may be the real one: the link in /sys/bus/usb/devices comes after the node. null: nowhere (yet). */
   find(bus: number, address: number, known: string | undefined): (Found & { readonly isRootHub: boolean }) | null;
   /** Bus, address and inode of the node: tells whether it is still the same enumeration. null: gone. */
@@ -100,9 +99,12 @@ export function createSysfsReader({ sysfs, dev, mayWait }: { sysfs: string; dev:
 
   return {
     mayWait: mayWait ?? isRealSysfs(sysfs),
-    list: async () => {
-      const names = await readdir(devices).catch(() => null);
-      return names?.filter((name) => BUSID.test(name)) ?? null;
+    list: () => {
+      try {
+        return readdirSync(devices).filter((name) => BUSID.test(name));
+      } catch {
+        return null;
+      }
     },
     find,
     directoryOf,

@@ -4,7 +4,7 @@
  */
 import { err, ok, type Result } from "../model/result.ts";
 import { driverOf, isAbstract, typesOf } from "./qemu-drivers.ts";
-import { createMachine, type Machine, type MachineKind, type SimDevice, speedOf } from "./qemu-machine.ts";
+import { createMachine, type Machine, type MachineKind, propertyOf, type SimDevice, speedOf } from "./qemu-machine.ts";
 import { createUsbHost, type SimHostDevice, type UsbHost } from "./qemu-usb-host.ts";
 import { type Refusal, refuse } from "./qemu-values.ts";
 import { qomGet, qomList, qomSet } from "./qom.ts";
@@ -159,13 +159,15 @@ export function createQemu(options: QemuOptions, { delays, timers, emit, exit }:
       .flatMap((bus) => [
         `    bus: ${bus.name}`,
         "      type usb-bus",
-        ...[...bus.children.values()]
-          .reverse()
-          .flatMap((device) => [
-            `      dev: ${device.driver.name}, id "${device.id ?? ""}"`,
-            `        port = "${String(device.given.get("port") ?? "")}"`,
-            `        addr 0.0, port ${device.port?.path ?? ""}, speed ${speedOf(device)}, name ${device.productName}${device.attached ? ", attached" : ""}`,
-          ]),
+        ...[...bus.children.values()].reverse().flatMap((device) => [
+          `      dev: ${device.driver.name}, id "${device.id ?? ""}"`,
+          ...["hostbus", "hostaddr"].flatMap((name) => {
+            const value = Number(propertyOf(device, name) ?? Number.NaN);
+            return Number.isNaN(value) ? [] : [`        ${name} = ${String(value)} (0x${value.toString(16)})`];
+          }),
+          `        port = "${String(device.given.get("port") ?? "")}"`,
+          `        addr 0.0, port ${device.port?.path ?? ""}, speed ${speedOf(device)}, name ${device.productName}${device.attached ? ", attached" : ""}`,
+        ]),
       ])
       .map((line) => `${line}\r\n`)
       .join("");
