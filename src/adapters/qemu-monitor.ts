@@ -121,7 +121,7 @@ export async function readListing(session: QmpSession): Read<Listing> {
 
   const buses = await all([...raw, ...slots].map(({ path, bus }) => qomList(session, `${path}/${bus}`)));
   if (!buses.ok) return buses;
-  const inside = buses.value.slice(0, raw.length).map((list) => busChildren(parseQomList(list)).slice(0, MAX_CHILDREN));
+  const inside = buses.value.slice(0, raw.length).map((list) => busChildren(parseQomList(list)));
   const children = await readChildren(session, raw, inside);
   if (!children.ok) return children;
   const { objects, taken } = children.value;
@@ -221,9 +221,9 @@ async function readChildren(
   controllers: readonly BareController[],
   inside: readonly (readonly { readonly link: string; readonly driver: string }[])[],
 ): Read<{ readonly objects: readonly LiveObject[]; readonly taken: readonly (readonly string[])[] }> {
-  const asked = controllers.flatMap(({ path, bus }, i) =>
-    (inside[i] ?? []).map(({ link, driver }) => ({ i, driver, on: `${path}/${bus}`, link })),
-  );
+  const asked = controllers
+    .flatMap(({ path, bus }, i) => (inside[i] ?? []).map(({ link, driver }) => ({ i, driver, on: `${path}/${bus}`, link })))
+    .slice(0, MAX_CHILDREN);
   const paths = await all(asked.map(({ on, link }) => qomGet(session, on, link)));
   if (!paths.ok) return paths;
   // One that is not there any more was removed between two rounds.

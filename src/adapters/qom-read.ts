@@ -26,6 +26,8 @@ export async function all(questions: readonly Promise<Answer>[]): Read<readonly 
 
 /** Objects that one qom-list-get asks for; a reply has some 2 kB for each. */
 const AT_ONCE = 64;
+/** Objects whose properties are asked for one by one in a round: eight each, and a session takes some four thousand commands at a time. */
+const PORTION = 256;
 
 /** Properties of many objects; a path may go through a link. Since QEMU 10.1 one command reads whole objects. */
 export async function readProperties(
@@ -40,16 +42,15 @@ export async function readProperties(
     // All or nothing: where one object has just gone, the whole command is refused.
     if (lists.length === wanted.length) return ok(lists);
   }
-  const answers = await all(wanted.flatMap(({ path, names }) => names.map((name) => qomGet(session, path, name))));
-  if (!answers.ok) return answers;
-  let next = 0;
-  return ok(
-    wanted.map(({ names }) => {
-      const from = next;
-      next += names.length;
-      return Object.fromEntries(names.map((name, i) => [name, answers.value[from + i]]));
-    }),
-  );
+  const found: Properties[] = [];
+  for (let from = 0; from < wanted.length; from += PORTION) {
+    const portion = wanted.slice(from, from + PORTION);
+    const answers = await all(portion.flatMap(({ path, names }) => names.map((name) => qomGet(session, path, name))));
+    if (!answers.ok) return answers;
+    const values = answers.value.values();
+    for (const { names } of portion) found.push(Object.fromEntries(names.map((name) => [name, values.next().value])));
+  }
+  return ok(found);
 }
 
 const atLeast = (version: string, major: number, minor: number): boolean => {
