@@ -380,6 +380,23 @@ describe("life", () => {
     await eventually(() => expect(ready()).toMatchObject({ status: "True" }));
   });
 
+  test("the host as a whole is Reconciling, or Stalled, while a domain is", async () => {
+    const rig = new Rig();
+    const types = () => rig.controller.view.snapshot().conditions.map(({ type, status, reason }) => `${type} ${status} ${reason}`);
+    rig.answer = () => err({ kind: "transient", reason: "PortBusy", message: "in use" });
+    rig.ready([stick(5)], wanted);
+    await rig.until("BackingOff/PortBusy");
+    expect(types()).toEqual(["Ready False DomainsNotReady", "Reconciling True DomainsReconciling"]);
+    rig.answer = () => err({ kind: "terminal", reason: "NoController", message: "none" });
+    rig.clock.increment(50);
+    await rig.until("Stalled/NoController");
+    expect(types()).toEqual(["Ready False DomainsNotReady", "Stalled True DomainsStalled"]);
+    rig.answer = null;
+    await rig.controller.view.operate({ verb: "retry", device: "stick", domain: "win10" });
+    await rig.until("Attached");
+    expect(types()).toEqual(["Ready True AsDesired"]);
+  });
+
   test("held, it is given back at once, and attached again when the hold has ended", async () => {
     const rig = new Rig();
     rig.ready([stick(5)], wanted);

@@ -8,13 +8,16 @@ import type { Cause, ClaimStatus, Condition, DomainStatus } from "../model/statu
 import type { Journal } from "./journal.ts";
 import type { Change, HostDeviceStatus, JournalEntry, Snapshot } from "./view.ts";
 
+/** Names of domains that are not Ready, are Reconciling, are Stalled. */
+export type Troubled = { readonly [type in "Ready" | "Reconciling" | "Stalled"]: ReadonlySet<string> };
+
 export type Source = {
   /** The claim's status now; null: it is no more. */
   claim(id: string, moved: { readonly since: number; readonly cause: Cause | null }): ClaimStatus | null;
   domain(name: string, claims: readonly ClaimStatus[]): DomainStatus | null;
   host(busid: string): HostDeviceStatus | null;
-  /** @param unready - names of domains that are not Ready, of `total` */
-  conditions(unready: ReadonlySet<string>, total: number): readonly Condition[];
+  /** @param total - how many domains there are */
+  conditions(domains: Troubled, total: number): readonly Condition[];
 };
 
 export type Book = {
@@ -53,7 +56,7 @@ export function createBook(deps: {
   const claimsByDomain = new Map<string, Set<string>>();
   const domains = new Map<string, DomainStatus>();
   const hosts = new Map<string, HostDeviceStatus>();
-  const unready = new Set<string>();
+  const troubled = { Ready: new Set<string>(), Reconciling: new Set<string>(), Stalled: new Set<string>() };
   let conditions: readonly Condition[] = [];
 
   const touchedClaims = new Map<string, { readonly domain: string; readonly cause: Cause | null }>();
@@ -133,10 +136,12 @@ export function createBook(deps: {
       touchedDomains.delete(name);
       const value = source.domain(name, claimsOf(name));
       if (renew(domains, name, value)) push({ kind: "domain", key: name, value });
-      const isUnready = value?.conditions.some(({ type, status }) => type === "Ready" && status === "False") === true;
-      if (isUnready !== unready.has(name)) {
-        if (isUnready) unready.add(name);
-        else unready.delete(name);
+      for (const type of ["Ready", "Reconciling", "Stalled"] as const) {
+        const bad = type === "Ready" ? "False" : "True";
+        const is = value?.conditions.some((one) => one.type === type && one.status === bad) === true;
+        if (is === troubled[type].has(name)) continue;
+        if (is) troubled[type].add(name);
+        else troubled[type].delete(name);
         touchedConditions = true;
       }
       yield;
@@ -149,7 +154,7 @@ export function createBook(deps: {
     }
     if (touchedConditions) {
       touchedConditions = false;
-      const next = source.conditions(unready, domains.size);
+      const next = source.conditions(troubled, domains.size);
       if (JSON.stringify(next) !== JSON.stringify(conditions)) {
         conditions = next;
         push({ kind: "conditions", value: [...next] });

@@ -21,7 +21,7 @@ import { createJournal } from "./journal.ts";
 import { createOperator } from "./operate.ts";
 import { createOverrides } from "./overrides.ts";
 import { createReconciler, type Reconciler, type ReconcilerEvents } from "./reconcile.ts";
-import { claimStatus, domainStatus, policyConditions, readyInTotal } from "./status.ts";
+import { claimStatus, domainStatus, inTotal, policyConditions } from "./status.ts";
 import type { ControllerView } from "./view.ts";
 
 export type Controller = {
@@ -83,8 +83,8 @@ export function createController(contracts: Contracts, options: ControllerOption
         return domainStatus(plan, reconciler.planner.world.forced.get(name), liveOf(plan.live), claims, orphans);
       },
       host: (busid) => hostStatus(busid, reconciler, (id) => book.statusOf(id)),
-      conditions: (unready, total) => [
-        readyInTotal(unready, total),
+      conditions: (troubled, total) => [
+        ...inTotal(troubled, total),
         ...(desired?.conditions() ?? []),
         ...policyConditions(reconciler.planner.world.policy),
       ],

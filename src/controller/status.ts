@@ -15,6 +15,7 @@ import {
   phaseRank,
 } from "../model/status.ts";
 import type { ClaimPlan, DomainPlan, OrphanPlan } from "../model/world.ts";
+import type { Troubled } from "./book.ts";
 import type { Progress } from "./claims.ts";
 
 export type Shown = { readonly phase: Phase; readonly reason: string | null; readonly message: string };
@@ -187,17 +188,25 @@ export function domainStatus(
 /** Names that a sentence lists before it only counts. */
 const NAMED = 5;
 
-/** The host as a whole: Ready while every domain is. */
-export function readyInTotal(unready: ReadonlySet<string>, total: number): Condition {
-  if (unready.size === 0) return { type: "Ready", status: "True", reason: "AsDesired", message: "Every domain is as its file says." };
-  const names = [...unready].slice(0, NAMED).join(", ");
-  const more = unready.size > NAMED ? " and others" : "";
-  return {
-    type: "Ready",
-    status: "False",
-    reason: "DomainsNotReady",
-    message: `${String(unready.size)} of ${String(total)} domains are not ready: ${names}${more}.`,
+/** The host as a whole: Ready while every domain is, Reconciling and Stalled while one is. */
+export function inTotal(domains: Troubled, total: number): Condition[] {
+  const say = (of: ReadonlySet<string>, what: string): string => {
+    const names: string[] = [];
+    for (const name of of) if (names.push(name) === NAMED) break;
+    return `${String(of.size)} of ${String(total)} domains are ${what}: ${names.join(", ")}${of.size > NAMED ? " and others" : ""}.`;
   };
+  const { Ready: unready, Reconciling: reconciling, Stalled: stalled } = domains;
+  return [
+    unready.size === 0
+      ? { type: "Ready", status: "True", reason: "AsDesired", message: "Every domain is as its file says." }
+      : { type: "Ready", status: "False", reason: "DomainsNotReady", message: say(unready, "not ready") },
+    ...(reconciling.size === 0
+      ? []
+      : [{ type: "Reconciling", status: "True", reason: "DomainsReconciling", message: say(reconciling, "being reconciled") } as const]),
+    ...(stalled.size === 0
+      ? []
+      : [{ type: "Stalled", status: "True", reason: "DomainsStalled", message: say(stalled, "stalled") } as const]),
+  ];
 }
 
 export const policyConditions = (policy: PolicyState): Condition[] =>
