@@ -34,7 +34,7 @@ const stale =
   );
 if (stale) {
   process.stdout.write("installing the dependencies of package-lock.json\n");
-  const done = spawnSync("npm", ["ci", "--silent", "--no-progress"], { stdio: ["ignore", "inherit", "inherit"] });
+  const done = spawnSync("npm", ["ci", "--loglevel=error", "--no-progress"], { stdio: ["ignore", "inherit", "inherit"] });
   if (done.status !== 0) {
     process.stderr.write("npm ci failed; see above\n");
     process.exit(1);
