@@ -127,6 +127,8 @@ class Rig {
   objects: LiveObject[] = [];
   inUse: InUse = { disks: [], routes: [] };
   answer: ((place: Place) => Outcome) | null = null;
+  /** QEMU takes its time over an attach: until this resolves. */
+  late: Promise<void> | null = null;
   saved: Intentions = noIntentions;
   /** What the files that `plan` is given say. */
   given: readonly DesiredDomain[] = [];
@@ -138,7 +140,10 @@ class Rig {
       domains: {
         changes$: this.domains$,
         audit: () => Promise.resolve(),
-        attach: (place) => Promise.resolve(this.attach(place)),
+        attach: async (place) => {
+          await this.late;
+          return this.attach(place);
+        },
         detach: (at) => Promise.resolve(this.detach(at)),
       },
       desired: { readings$: this.tree$ },
@@ -629,6 +634,36 @@ describe("files that vanish", () => {
     expect(rig.phases()[0]).toBe("WaitingForDomain/MonitorBusy");
     vanish(rig);
     expect(reasons(rig)).toContain("MassDetach");
+  });
+  test("speak for their domain no more: it is shown as any that no file names, and not at all when it is not there", async () => {
+    const rig = await attached();
+    rig.domains$.next({ kind: "gone", key: "win10#1" });
+    vanish(rig);
+    const names = () => rig.controller.view.snapshot().domains.map(({ name }) => name);
+    expect(names()).toEqual(["b"]);
+    rig.tell();
+    expect(names()).toEqual(["b", "win10"]);
+    expect(rig.controller.view.snapshot().domains[1]).toMatchObject({ mode: "none", file: null, observedGeneration: null });
+    const answer = await rig.controller.view.operate({ verb: "retry", device: "d1", domain: "win10" });
+    expect(answer).toMatchObject({ ok: false, kind: "unknown-name" });
+  });
+  test("take along what came in just as they were decided to be gone", async () => {
+    const rig = new Rig();
+    rig.ready([], wanted);
+    let answer = (): void => {};
+    rig.late = new Promise((resolve) => (answer = resolve));
+    rig.plug(stick(5));
+    await rig.until("Attaching");
+    vanish(rig);
+    expect(rig.phase()).toBe("none");
+    answer();
+    await eventually(() => expect(rig.sent).toEqual(["add 1-1 1", `del ${deviceId(stick(5))}`]));
+    expect(rig.saved.vanished).toHaveLength(1);
+    for (let audits = 0; audits < 2; audits += 1) {
+      rig.clock.increment(defaultTimings.auditMs);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(rig.saved.vanished).toEqual([]);
   });
   test("and do not count what stays", async () => {
     const rig = await attached({ onRemove: "leave" });

@@ -78,9 +78,10 @@ export function createController(contracts: Contracts, options: ControllerOption
       },
       domain: (name, claims) => {
         const plan = reconciler.planner.domains.get(name);
-        if (plan === undefined) return null;
+        const forced = reconciler.planner.world.forced.get(name);
+        if (plan === undefined || (plan.live === null && forced?.standing === "vanished")) return null;
         const orphans = plan.live === null ? [] : reconciler.registry.orphansIn(plan.live);
-        return domainStatus(plan, reconciler.planner.world.forced.get(name), liveOf(plan.live), claims, orphans);
+        return domainStatus(plan, forced, liveOf(plan.live), claims, orphans);
       },
       host: (busid) => hostStatus(busid, reconciler, (id) => book.statusOf(id)),
       conditions: (troubled, total) => [
@@ -99,10 +100,7 @@ export function createController(contracts: Contracts, options: ControllerOption
       const before = reconciler.registry.get(id)?.hostdev?.busid;
       for (const busid of new Set([before, plan?.hostdev?.busid])) if (busid !== undefined) book.host(busid);
     },
-    domain: (name) => {
-      book.domain(name);
-      tidy(name);
-    },
+    domain: (name) => book.domain(name),
     host: (busid) => book.host(busid),
     acted: (id, text, error) => {
       const plan = reconciler.planner.claims.get(id);
@@ -113,12 +111,21 @@ export function createController(contracts: Contracts, options: ControllerOption
     impostor: (quarantine, was) => overrides.quarantine(quarantine, was),
   };
   const reconciler: Reconciler = createReconciler(contracts, timings, reconcilerEvents, options.defer);
-  /** What is remembered of a vanished file or entry is dropped once nothing of ours is left over in its domain. */
-  const tidy = (name: string): void => {
-    if (desired?.unclean.has(name) !== true) return;
-    const live = liveOf(reconciler.planner.domains.get(name)?.live ?? null);
-    if (live?.monitorState === "answering" && reconciler.registry.orphansIn(live.key).every(({ ours }) => !ours)) desired.clean(name);
+  /**
+   * What is remembered of a vanished file or entry is dropped once nothing of ours is left over in its domain, at two audits in a row: what
+   * was on its way in as the file vanished is seen by then.
+   */
+  const tidy = (): void => {
+    const isClean = (name: string): boolean => {
+      const live = liveOf(reconciler.planner.domains.get(name)?.live ?? null);
+      return live?.monitorState === "answering" && reconciler.registry.orphansIn(live.key).every(({ ours }) => !ours);
+    };
+    const now = [...(desired?.unclean ?? [])].filter(isClean);
+    for (const name of now) if (clean.has(name)) desired?.clean(name);
+    clean = new Set(now);
   };
+  /** Unclean no more at the last audit. */
+  let clean: ReadonlySet<string> = new Set();
   const fileCause = (domain: string): Cause => {
     const spec = reconciler.planner.world.forced.get(domain)?.spec;
     return { kind: "file", file: spec?.mark.file ?? null, commit: spec?.commit ?? null };
@@ -198,7 +205,9 @@ export function createController(contracts: Contracts, options: ControllerOption
       // A timer stands still while the host sleeps, and the wall clock may be set.
       overrides.schedule();
       void Promise.allSettled([contracts.host.audit(), contracts.domains.audit(), reconciler.audit()]).then(() => {
-        if (!stopped) audit();
+        if (stopped) return;
+        tidy();
+        audit();
       });
     });
   };

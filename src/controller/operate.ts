@@ -25,7 +25,10 @@ export function createOperator(deps: {
   const { book, reconciler, overrides } = deps;
   const { planner } = reconciler;
 
-  const entriesOf = (domain: string): string[] => planner.world.forced.get(domain)?.spec.devices.map(({ name }) => name) ?? [];
+  const entriesOf = (domain: string): string[] => {
+    const file = planner.world.forced.get(domain);
+    return file === undefined || file.standing === "vanished" ? [] : file.spec.devices.map(({ name }) => name);
+  };
   const unknownDomain = (domain: string): OperatorAnswer => ({
     ok: false,
     kind: "unknown-name",

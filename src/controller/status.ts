@@ -152,13 +152,15 @@ export function domainStatus(
   claims: readonly ClaimStatus[],
   orphans: readonly OrphanPlan[],
 ): DomainStatus {
+  // A file that has vanished says nothing any more, though what it said of pruning still holds.
+  const spec = forced?.standing === "vanished" ? undefined : forced?.spec;
   return {
     name: plan.name,
-    labels: forced?.spec.labels ?? {},
-    mode: forced?.spec.mode ?? "none",
-    file: forced?.spec.mark.file ?? null,
-    observedGeneration: forced?.spec.generation ?? null,
-    commit: forced?.spec.commit ?? null,
+    labels: spec?.labels ?? {},
+    mode: spec?.mode ?? "none",
+    file: spec?.mark.file ?? null,
+    observedGeneration: spec?.generation ?? null,
+    commit: spec?.commit ?? null,
     live:
       live === undefined
         ? null
