@@ -3,6 +3,7 @@ import { type Command, Option } from "commander";
 import type { Context } from "../context.ts";
 import type { RunFlags } from "../daemon.ts";
 import { flagOf, SETTINGS, variableOf } from "../settings.ts";
+import { keepYoungHeapSmall } from "../young-heap.ts";
 
 export function addRun(program: Command, context: Context): void {
   const { io, does } = context;
@@ -17,6 +18,7 @@ export function addRun(program: Command, context: Context): void {
     .option("--debug", "log more, and show where in the program an error comes from")
     .action(
       does(async (options: RunFlags) => {
+        keepYoungHeapSmall();
         const { runDaemon } = await import("../daemon.ts");
         return runDaemon(io, options, context);
       }),
