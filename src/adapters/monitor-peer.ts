@@ -178,7 +178,11 @@ export function createMonitorPeers(deps: QemuDomainDeps): (options: MonitorPeerO
 }
 
 /** What is made when nobody waits for it any more is closed. */
-async function closedIfLate<T, E>(making: Promise<Result<T, E>>, signal: AbortSignal, close: (made: T) => void): Promise<Result<T, E>> {
+export async function closedIfLate<T, E>(
+  making: Promise<Result<T, E>>,
+  signal: AbortSignal,
+  close: (made: T) => void,
+): Promise<Result<T, E>> {
   const made = await making;
   if (made.ok && signal.aborted) close(made.value);
   else if (made.ok) signal.addEventListener("abort", () => close(made.value), { once: true }); // until the machine has taken it

@@ -67,8 +67,14 @@ export type OpenSocket = {
 /**
  * Takes a connected socket over.
  * @param maxQueuedBytes - what may wait for a peer that does not read, before it is given up
+ * @param encoding - of what is written; latin1: each character is a byte
  */
-export function takeSocket(socket: Socket, user: SocketUser, maxQueuedBytes = 1024 * 1024): OpenSocket {
+export function takeSocket(
+  socket: Socket,
+  user: SocketUser,
+  maxQueuedBytes = 1024 * 1024,
+  encoding: "utf8" | "latin1" = "utf8",
+): OpenSocket {
   let open = true;
   const end = (reason: string): void => {
     if (!open) return;
@@ -88,7 +94,7 @@ export function takeSocket(socket: Socket, user: SocketUser, maxQueuedBytes = 10
   const send = (): void => {
     const text = waiting;
     waiting = "";
-    if (open) socket.write(text);
+    if (open) socket.write(text, encoding);
   };
   return {
     write(text) {

@@ -38,6 +38,9 @@ export type Timings = {
   readonly openTries: number;
   /** Waits inside one attach while QEMU's libusb does not list the device yet; it learns of devices from udev, some ms after the kernel. */
   readonly findRetriesMs: readonly number[];
+  /** A xenstore transaction that meets others is tried so often, each time after up to so long times the tries made. */
+  readonly transactionTries: number;
+  readonly transactionBackoffMs: number;
   /** Default length of an operator's hold. */
   readonly holdMs: number;
 };
@@ -65,5 +68,7 @@ export const defaultTimings: Timings = {
   identityMs: 2_000,
   openTries: 5,
   findRetriesMs: [20, 50, 100],
+  transactionTries: 10,
+  transactionBackoffMs: 5,
   holdMs: 3_600_000,
 };
