@@ -176,6 +176,18 @@ describe("a file that vanishes", () => {
     expect(next.clock.waiting).toBe(0);
   });
 
+  test("is forgotten when a thousand others have vanished since: what never comes clean does not add up", () => {
+    const state = start();
+    const keep = { "keep.yaml": read(spec("keep")) };
+    for (let i = 0; i < 1_002; i += 1) {
+      state.files({ ...keep, [`${String(i)}.yaml`]: read(spec(`d${String(i)}`)) });
+      state.files(keep);
+      state.clock.advance(VANISH);
+    }
+    expect(state.saved().vanished.map(({ name }) => name)).toEqual(Array.from({ length: 1_000 }, (_, i) => `d${String(i + 2)}`));
+    expect(state.standings()).not.toHaveProperty("d1");
+    expect(state.keeper.unclean.size).toBe(1_000);
+  });
   test("and comes back meanwhile is none", () => {
     const state = start();
     state.files({ "a.yaml": a, "b.yaml": b });

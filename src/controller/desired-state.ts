@@ -39,6 +39,8 @@ export type DesiredStateDeps = {
 const MASS_DEVICES = 3;
 const MASS_SHARE = 0.5;
 const APPROVE = "`plugherd approve mass-detach` makes it a decision";
+/** Domains whose file has vanished, at most, beside those of one decision: those of machines that are made and thrown away never come back to be clean. */
+const MOST_VANISHED = 1_000;
 /** Problems that a condition spells out. */
 const MAX_LINES = 20;
 
@@ -193,6 +195,10 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
       vanished.set(name, one.spec);
       unsaved = true;
       onNote(name, "FileVanished", `${one.file} is gone; what it attached is detached unless prune or onRemove says otherwise.`);
+    }
+    const before = [...vanished.keys()].filter((name) => !names.includes(name));
+    for (const name of before.slice(0, Math.max(0, vanished.size - MOST_VANISHED))) {
+      for (const map of [vanished, left]) map.delete(name);
     }
     countUnclean();
   };
