@@ -151,7 +151,10 @@ export function createXenstoreSession(
 
   const request: XenstoreSession["request"] = (what, { txId = 0, timeoutMs = timings.commandMs, onLate } = {}) => {
     if (ended !== null) return Promise.resolve(err({ kind: "unanswered", sent: false, message: ended }));
-    if (queued.size >= MAX_QUEUED) return Promise.resolve(err({ kind: "overload", message: "too many requests wait for xenstored" }));
+    // An end never waits in the queue: there it could run out of time, and its transaction would stay open.
+    const ends = what.op === "transaction-end";
+    if (queued.size >= MAX_QUEUED && !ends)
+      return Promise.resolve(err({ kind: "overload", message: "too many requests wait for xenstored" }));
     const id = nextId();
     const bytes = formatXenstoreRequest(what, id, txId);
     if (!bytes.ok) return Promise.resolve(bytes);
@@ -173,7 +176,7 @@ export function createXenstoreSession(
         },
         heardAtSend: heard,
       };
-      if (inFlight.size < MAX_IN_FLIGHT) send(id, call);
+      if (inFlight.size < MAX_IN_FLIGHT || ends) send(id, call);
       else queued.set(id, call);
     });
   };

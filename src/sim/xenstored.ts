@@ -65,7 +65,13 @@ export const LOG_LIMIT = 10_000;
 const OPS = new Map<number, XenstoreOp>(Object.entries(XENSTORE_TYPES).map(([op, type]) => [type, op as XenstoreOp]));
 
 type Watch = { readonly path: string; readonly token: string };
-type Connection = { readonly socket: Socket; readonly watches: Watch[]; readonly transactions: Map<number, Transaction> };
+type Connection = {
+  readonly socket: Socket;
+  readonly watches: Watch[];
+  readonly transactions: Map<number, Transaction>;
+  /** Events that wait to go out. */
+  readonly unsent: Set<string>;
+};
 
 export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenstoredOptions): FakeXenstored {
   const limits: StoreLimits = {
@@ -90,14 +96,22 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
     if (!socket.destroyed) socket.write(formatXenstorePacket({ type, reqId, txId, payload: bytes }));
   };
-  /** Tells every watch that a change concerns, each once. */
+  /** C xenstored drops one that is the same as another that still waits. */
+  const sendEvent = ({ socket, unsent }: Connection, path: string, token: string): void => {
+    const text = `${path}\0${token}\0`;
+    if (socket.destroyed || (like === "c" && unsent.has(text))) return;
+    if (!path.startsWith("@")) unsent.add(text);
+    const payload = new TextEncoder().encode(text);
+    socket.write(formatXenstorePacket({ type: XENSTORE_TYPES["watch-event"], reqId: 0, txId: 0, payload }), () => unsent.delete(text));
+  };
+  /** Tells every watch that a change concerns. */
   const fire = (changes: readonly StoreChange[]): void => {
     for (const connection of connections) {
       for (const { path: watched, token } of connection.watches) {
         for (const { path: changed, removed } of changes) {
           const above = watched === changed || (watched === "/" ? !changed.startsWith("@") : changed.startsWith(`${watched}/`));
           const below = !above && removed.includes(watched);
-          if (above || below) send(connection, XENSTORE_TYPES["watch-event"], 0, 0, `${above ? changed : watched}\0${token}\0`);
+          if (above || below) sendEvent(connection, above ? changed : watched, token);
         }
       }
     }
@@ -116,7 +130,7 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
         // The event of a registration comes after its reply, in both daemons.
         return {
           reply: "OK\0",
-          tell: () => queueMicrotask(() => send(connection, XENSTORE_TYPES["watch-event"], 0, 0, `${first}\0${second}\0`)),
+          tell: () => queueMicrotask(() => sendEvent(connection, first, second)),
         };
       }
       case "unwatch": {
@@ -205,7 +219,7 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
   };
 
   const accept = (socket: Socket): void => {
-    const connection: Connection = { socket, watches: [], transactions: new Map() };
+    const connection: Connection = { socket, watches: [], transactions: new Map(), unsent: new Set() };
     const reader = createXenstoreReader(4096);
     connections.add(connection);
     socket.on("error", () => socket.destroy());
