@@ -130,6 +130,8 @@ class Rig {
   /** QEMU takes its time over an attach: until this resolves. */
   late: Promise<void> | null = null;
   saved: Intentions = noIntentions;
+  /** Resolves once what is to be saved is on the disk. */
+  written = Promise.resolve();
   /** What the files that `plan` is given say. */
   given: readonly DesiredDomain[] = [];
   readonly controller: Controller;
@@ -153,6 +155,7 @@ class Rig {
         save: (next) => {
           this.saved = next;
         },
+        flush: () => this.written,
       },
       clock: {
         now: () => this.clock.now() + this.sleptMs,
@@ -413,6 +416,19 @@ describe("life", () => {
     rig.clock.increment(60_000);
     await rig.until("Attached");
     expect(rig.saved.holds).toEqual([]);
+  });
+
+  test("what an operator says is answered once it would survive a crash", async () => {
+    const rig = new Rig();
+    rig.ready([], wanted);
+    let write = (): void => {};
+    rig.written = new Promise((resolve) => (write = resolve));
+    let answered = false;
+    const answer = rig.controller.view.operate({ verb: "pause", domain: "win10" }).then(() => (answered = true));
+    await rig.until("Paused/OperatorPaused");
+    expect(answered).toBe(false);
+    write();
+    await answer;
   });
 
   test("a hold ends by the wall clock, though the host has slept over it", async () => {

@@ -20,12 +20,7 @@ const MAX_KEPT_ASIDE = 9;
 /** What a write that was cut off left is written over; a link that somebody put in its place is not followed. */
 const FRESH = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW;
 
-export type StateStore = IntentionStore & {
-  /** Resolves once everything that was saved is on disk, or has failed to get there. */
-  flush(): Promise<void>;
-};
-
-export function createStateStore({ dir, log }: { readonly dir: string; readonly log: Log }): StateStore {
+export function createStateStore({ dir, log }: { readonly dir: string; readonly log: Log }): IntentionStore {
   const path = join(dir, STATE_FILE);
   const temporary = join(dir, `.${STATE_FILE}.tmp`);
   let waiting: Intentions | null = null;

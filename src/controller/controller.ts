@@ -269,7 +269,11 @@ export function createController(contracts: Contracts, options: ControllerOption
         const read = new Set(files.map(({ name }) => name).filter((name) => !bad.has(name)));
         return { problems, changes: dryRun(reconciler.planner, { files: read, specs: domains }) };
       },
-      operate: (request) => operator.operate(request),
+      operate: async (request) => {
+        const answer = await operator.operate(request);
+        await contracts.store.flush();
+        return answer;
+      },
     },
   };
 }

@@ -66,6 +66,8 @@ export type PolicySource = { readonly policy$: Observable<PolicyState> };
 export type IntentionStore = {
   load(): Promise<Result<Intentions, ActionError>>;
   save(intentions: Intentions): void;
+  /** Resolves once what was to be saved is on the disk, or could not be written. */
+  flush(): Promise<void>;
 };
 
 export type Contracts = {
