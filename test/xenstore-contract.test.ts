@@ -422,6 +422,23 @@ describe.each(["c", "ocaml"] as const)("faults, on the simulator as %s", (like) 
     await eventually(() => second.at(-1) === "/u");
   });
 
+  test("requests beyond what may wait are refused, and a transaction ends all the same", async () => {
+    const daemon = await start();
+    const client = createClient();
+    await client.up();
+    let asked: Promise<Result<string, XenstoreError>>[] = [];
+    const result = await client.transaction(async (tx) => {
+      must(await tx.write("/t", "1"));
+      asked = Array.from({ length: 4300 }, () => client.read("/tool"));
+      return ok({ commit: true, value: null });
+    });
+    expect(kindOf(result)).toBe("ok");
+    const kinds = (await Promise.all(asked)).map(kindOf);
+    expect(kinds.filter((kind) => kind === "ok")).toHaveLength(4096 + 128);
+    expect(new Set(kinds)).toEqual(new Set(["ok", "quota"]));
+    expect([daemon.read("/t"), daemon.transactions()]).toEqual(["1", 0]);
+  });
+
   test("other refusals keep their kind", async () => {
     const daemon = await start();
     const client = createClient();

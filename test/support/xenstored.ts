@@ -38,7 +38,7 @@ let standin: string | null = null;
 /** Compiles the stand-in once. @returns its path, or why there is none */
 function compileStandin(): { readonly path: string } | { readonly missing: string } {
   if (standin !== null) return { path: join(standin, "standin.so") };
-  if (!existsSync("/usr/include/xenctrl.h")) return { missing: "libxen-dev is not installed" };
+  if (!existsSync("/usr/include/xenctrl.h")) return { missing: "no libxen-dev" };
   const dir = mkdtempSync(join(tmpdir(), "plugherd-standin-"));
   const made = spawnSync("gcc", [
     "-shared",
@@ -52,7 +52,7 @@ function compileStandin(): { readonly path: string } | { readonly missing: strin
   ]);
   if (made.status !== 0) {
     rmSync(dir, { recursive: true, force: true });
-    return { missing: "gcc cannot compile the stand-in" };
+    return { missing: "no working gcc" };
   }
   standin = dir;
   return { path: join(dir, "standin.so") };
@@ -74,8 +74,8 @@ function real(like: "c" | "ocaml"): XenstoredKind {
       throw new Error(missing);
     },
   });
-  if (bin === null || !existsSync(join(bin, name))) return none("xen-utils is not installed");
-  if (like === "ocaml" && spawnSync("unshare", ["-m", "true"]).status !== 0) return none("no mount namespace can be made here");
+  if (bin === null || !existsSync(join(bin, name))) return none("no xen-utils");
+  if (like === "ocaml" && spawnSync("unshare", ["-m", "true"]).status !== 0) return none("no mount namespace");
   const preload = compileStandin();
   if ("missing" in preload) return none(preload.missing);
   return { title, like, missing: null, create: (dir) => runReal(like, join(bin, name), preload.path, dir) };
