@@ -299,6 +299,21 @@ describe.each(
     expect(other.heard).toEqual(["OK", "! /t w", ...(ocaml ? ["OK", "! /t w"] : ["! /t w", "OK"])]);
   });
 
+  it("a removal is told to watches below in this daemon's own way", async () => {
+    await other.ask(11, "/t/a/b\x001");
+    await other.ask(4, "/t/a/none\0none\0");
+    await other.ask(4, "/t/a/b\0leaf\0");
+    await other.ask(4, "/t\0root\0");
+    await eventually(() => other.heard.filter((line) => line.startsWith("!")).length === 3);
+    const before = other.heard.length;
+    await other.ask(13, "/t/a\0");
+    await other.ask(13, "/t/a\0"); // there is nothing to remove
+    await other.ask(4, "/end\0end\0");
+    await eventually(() => other.heard.at(-1) === "! /end end");
+    const events = other.heard.slice(before).filter((line) => line.startsWith("!"));
+    expect(events.toSorted()).toEqual(["! /end end", "! /t/a root", "! /t/a/b leaf", ...(ocaml ? ["! /t/a/none none"] : [])]);
+  });
+
   it("refuses in this daemon's own words", async () => {
     const gone = ocaml ? "EIO" : "ENOENT";
     expect(await other.ask(4, "/t\0w\0")).toBe("OK");

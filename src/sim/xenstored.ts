@@ -110,7 +110,9 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
       for (const { path: watched, token } of connection.watches) {
         for (const { path: changed, removed } of changes) {
           const above = watched === changed || (watched === "/" ? !changed.startsWith("@") : changed.startsWith(`${watched}/`));
-          const below = !above && removed.includes(watched);
+          // oxenstored tells those below a removed node whether theirs was there or not.
+          const gone = like === "c" ? removed.includes(watched) : removed.length > 0 && watched.startsWith(`${changed}/`);
+          const below = !above && gone;
           if (above || below) sendEvent(connection, above ? changed : watched, token);
         }
       }
