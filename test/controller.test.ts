@@ -125,6 +125,8 @@ class Rig {
   sleptMs = 0;
   readonly sent: string[] = [];
   objects: LiveObject[] = [];
+  /** The key of the QEMU that runs now. */
+  life = "win10#1";
   inUse: InUse = { disks: [], routes: [] };
   answer: ((place: Place) => Outcome) | null = null;
   /** QEMU takes its time over an attach: until this resolves. */
@@ -175,13 +177,17 @@ class Rig {
     this.controller.start();
   }
   private attach(place: Place): Outcome {
+    if (place.domain !== this.life) return err({ kind: "transient", reason: "Closed", message: "its QEMU is gone" });
+    if (this.objects.some(({ id }) => id === deviceId(place.device))) return this.attached(place);
     this.sent.push(`add ${place.device.busid} ${String(place.port)}`);
     const refused = this.answer?.(place);
     if (refused !== undefined) return refused;
-    const object = objectOf(place.device, place.port);
-    this.objects = [...this.objects, object];
+    this.objects = [...this.objects, objectOf(place.device, place.port)];
     this.tell();
-    return ok({ domain: place.domain, path: object.path, bus: place.bus, port: place.port, instance: instanceOf(place.device) });
+    return this.attached(place);
+  }
+  private attached({ domain: of, device, bus, port }: Place): Outcome {
+    return ok({ domain: of, path: objectOf(device, port).path, bus, port, instance: instanceOf(device) });
   }
   private detach(at: Attached): Outcome {
     this.sent.push(`del ${at.path.split("/").at(-1) ?? ""}`);
@@ -193,7 +199,7 @@ class Rig {
     this.tell();
   }
   tell(): void {
-    this.domains$.next({ kind: "domain", domain: domain(this.objects) });
+    this.domains$.next({ kind: "domain", domain: { ...domain(this.objects), key: this.life } });
   }
   file(...devices: DesiredDevice[]): void {
     this.says(spec(...devices));
@@ -590,6 +596,78 @@ describe("life", () => {
   });
 });
 
+describe("in the middle of an attach", () => {
+  /** @returns an attach that is under way, and what ends it */
+  const underWay = async (...entries: DesiredDevice[]) => {
+    const rig = new Rig();
+    rig.ready([], ...entries);
+    let answer = (): void => {};
+    rig.late = new Promise((resolve) => (answer = resolve));
+    rig.plug(stick(5));
+    await rig.until("Attaching");
+    return {
+      rig,
+      answer: () => {
+        rig.late = null;
+        answer();
+      },
+    };
+  };
+  const del = (device: HostDevice): string => `del ${deviceId(device)}`;
+
+  test("a hold: what came in goes out again", async () => {
+    const { rig, answer } = await underWay(wanted);
+    await rig.controller.view.operate({ verb: "detach", device: "stick", domain: "win10", holdMs: 60_000, release: false });
+    expect(rig.phase()).toBe("Held/OperatorHold");
+    answer();
+    await eventually(() => expect(rig.sent).toEqual(["add 1-1 1", del(stick(5))]));
+    expect(rig.objects).toEqual([]);
+    await rig.until("Held/OperatorHold");
+  });
+
+  test("an unplug: the dead object is cleared, and the device that comes next goes in", async () => {
+    const { rig, answer } = await underWay(wanted);
+    rig.unplug("1-1");
+    answer();
+    await eventually(() => expect(rig.sent).toContain(del(stick(5))));
+    await rig.until("WaitingForHost");
+    rig.plug(stick(6));
+    await rig.until("Attached");
+    expect(rig.objects.map(({ id }) => id)).toEqual([deviceId(stick(6))]);
+  });
+
+  test("a pause: it stays as it came", async () => {
+    const { rig, answer } = await underWay(wanted);
+    await rig.controller.view.operate({ verb: "pause", domain: "win10" });
+    answer();
+    await eventually(() => expect(rig.objects).toHaveLength(1));
+    await rig.until("Paused/OperatorPaused");
+    await rig.controller.view.operate({ verb: "resume", domain: "win10" });
+    await rig.until("Attached");
+    expect(rig.sent).toEqual(["add 1-1 1"]);
+  });
+
+  test("another name for the entry: it goes in once", async () => {
+    const { rig, answer } = await underWay(wanted);
+    rig.file({ ...wanted, name: "renamed" });
+    answer();
+    await rig.until("Attached", "renamed");
+    expect(rig.objects).toHaveLength(1);
+    expect(rig.sent.filter((command) => command.startsWith("del"))).toEqual([]);
+  });
+
+  test("a QEMU that is gone: the next one gets it", async () => {
+    const { rig, answer } = await underWay(wanted);
+    rig.domains$.next({ kind: "gone", key: "win10#1" });
+    await rig.until("WaitingForDomain/DomainAbsent");
+    rig.life = "win10#2";
+    rig.tell();
+    answer();
+    await rig.until("Attached");
+    expect(rig.controller.view.snapshot().devices[0]?.guest).toMatchObject({ port: 1, attached: true });
+  });
+});
+
 describe("plan", () => {
   const changes = (rig: Rig, ...given: DesiredDomain[]) => {
     rig.given = given;
@@ -700,4 +778,29 @@ test("numbered changes: a client that comes back gets what it missed", async () 
   expect(missed.map((change) => change.seq)).toEqual(missed.map((_, i) => seq + 1 + i));
   expect(missed.some((change) => change.kind === "device" && change.value?.phase === "Attached")).toBe(true);
   expect(rig.controller.view.since("another life", seq)).toBeNull();
+});
+
+test("a client that was away for too long gets no changes, but a fresh snapshot", async () => {
+  const rig = new Rig();
+  const { view } = rig.controller;
+  rig.ready([], wanted);
+  const { id, seq } = view.snapshot();
+  for (let i = 0; i < 2_000; i += 1) {
+    rig.unplug("2-1");
+    view.snapshot();
+    rig.plug({ ...stick(7, "2-1"), vendor: "ffff", inode: i });
+    view.snapshot();
+  }
+  expect(view.since(id, seq)).toHaveLength(view.snapshot().seq - seq);
+  for (let i = 0; i < 1_200; i += 1) {
+    rig.unplug("2-1");
+    view.snapshot();
+    rig.plug({ ...stick(7, "2-1"), vendor: "ffff", inode: i });
+    view.snapshot();
+  }
+  expect(view.since(id, seq)).toBeNull();
+  const now = view.snapshot().seq;
+  expect(view.since(id, now - 4_000)?.map((change) => change.seq)).toEqual(Array.from({ length: 4_000 }, (_, i) => now - 3_999 + i));
+  expect(view.since(id, now)).toEqual([]);
+  expect(view.since(id, now + 1)).toBeNull();
 });
