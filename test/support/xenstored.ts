@@ -35,27 +35,17 @@ const binDir = (): string | null => {
 };
 
 let standin: string | null = null;
-/** Compiles the stand-in once. @returns its path, or why there is none */
-function compileStandin(): { readonly path: string } | { readonly missing: string } {
-  if (standin !== null) return { path: join(standin, "standin.so") };
-  if (!existsSync("/usr/include/xenctrl.h")) return { missing: "no libxen-dev" };
-  const dir = mkdtempSync(join(tmpdir(), "plugherd-standin-"));
-  const made = spawnSync("gcc", [
-    "-shared",
-    "-fPIC",
-    "-O1",
-    "-w",
-    "-o",
-    join(dir, "standin.so"),
-    "test/support/xenstored/standin.c",
-    "-ldl",
-  ]);
-  if (made.status !== 0) {
-    rmSync(dir, { recursive: true, force: true });
-    return { missing: "no working gcc" };
+/** Compiles the stand-in once, when the first daemon is made. @returns its path */
+function compiledStandin(): string {
+  if (standin === null) {
+    standin = mkdtempSync(join(tmpdir(), "plugherd-standin-"));
+    const out = join(standin, "standin.so");
+    const made = spawnSync("gcc", ["-shared", "-fPIC", "-O1", "-w", "-o", out, "test/support/xenstored/standin.c", "-ldl"], {
+      encoding: "utf8",
+    });
+    if (made.status !== 0) throw new Error(`the stand-in does not compile: ${made.stderr}`);
   }
-  standin = dir;
-  return { path: join(dir, "standin.so") };
+  return join(standin, "standin.so");
 }
 export function removeStandin(): void {
   if (standin !== null) rmSync(standin, { recursive: true, force: true });
@@ -76,9 +66,9 @@ function real(like: "c" | "ocaml"): XenstoredKind {
   });
   if (bin === null || !existsSync(join(bin, name))) return none("no xen-utils");
   if (like === "ocaml" && spawnSync("unshare", ["-m", "true"]).status !== 0) return none("no mount namespace");
-  const preload = compileStandin();
-  if ("missing" in preload) return none(preload.missing);
-  return { title, like, missing: null, create: (dir) => runReal(like, join(bin, name), preload.path, dir) };
+  if (!existsSync("/usr/include/xenctrl.h")) return none("no libxen-dev");
+  if (spawnSync("gcc", ["--version"]).status !== 0) return none("no gcc");
+  return { title, like, missing: null, create: (dir) => runReal(like, join(bin, name), compiledStandin(), dir) };
 }
 
 function runReal(like: "c" | "ocaml", program: string, preload: string, dir: string): TestXenstored {
