@@ -171,7 +171,7 @@ class Rig {
       timings: { ...defaultTimings, ...timings },
       intentions,
       life: "life",
-      defer: queueMicrotask,
+      defer: (fn) => void setImmediate(fn),
       readFiles: () => ({ domains: this.given, problems: [] }),
     });
     this.controller.start();
@@ -303,6 +303,36 @@ describe("life", () => {
     rig.plug(stick(6, "1-2"));
     await rig.until("Attached");
     expect(rig.sent).toEqual(["add 1-1 1", `del ${deviceId(stick(5))}`, "add 1-2 1"]);
+  });
+
+  test("says what moved it: not the domain that shows what was done", async () => {
+    const rig = new Rig();
+    const cause = () => rig.controller.view.snapshot().devices[0]?.cause;
+    rig.ready([], wanted);
+    expect(cause()).toMatchObject({ kind: "start" });
+    rig.plug(stick(5));
+    await rig.until("Attached");
+    expect(cause()).toEqual({ kind: "host", file: null, commit: null });
+    await rig.controller.view.operate({ verb: "detach", device: "stick", domain: "win10", holdMs: 60_000, release: false });
+    await eventually(() => expect(rig.objects).toEqual([]));
+    expect(cause()).toMatchObject({ kind: "operator" });
+    await rig.controller.view.operate({ verb: "attach", device: "stick", domain: "win10" });
+    await rig.until("Attached");
+    expect(cause()).toMatchObject({ kind: "operator" });
+    rig.take(`/machine/peripheral/${deviceId(stick(5))}`);
+    await rig.until("Attached");
+    expect(cause()).toMatchObject({ kind: "domain" });
+    rig.file();
+    await eventually(() => expect(rig.objects).toEqual([]));
+    rig.file(wanted);
+    await rig.until("Attached");
+    expect(cause()).toMatchObject({ kind: "file", file: "win10.yaml" });
+    rig.domains$.next({ kind: "gone", key: "win10#1" });
+    rig.objects = [];
+    rig.life = "win10#2";
+    rig.tell();
+    await rig.until("Attached");
+    expect(cause()).toMatchObject({ kind: "domain" });
   });
 
   test("a mounted disk is denied at the moment of the attach, and tried again on retry", async () => {

@@ -215,9 +215,11 @@ export function createReconciler(
       for (const [id, plan] of claims) yield registry.set(id, plan);
       for (const [id, plan] of orphans) yield registry.setOrphan(id, plan);
       for (const [name, plan] of domains) yield registry.setDomain(name, plan);
+      // A domain that shows what we do to it is not what moved the claim.
+      const ours = new Set(cause.kind === "domain" ? [...claims.keys()].filter((id) => runner.isActing(id)) : []);
       yield* dispatch(orphans, claims);
       for (const one of edited) for (const id of registry.ofEntry(one)) runner.retry(id);
-      for (const [id, plan] of claims) yield events.claim(id, plan, cause);
+      for (const [id, plan] of claims) yield events.claim(id, plan, ours.has(id) && runner.isActing(id) ? null : cause);
       for (const [name, plan] of domains) yield events.domain(name, plan);
       for (const change of touched) yield tellTouched(change);
     } finally {
