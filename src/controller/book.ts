@@ -5,6 +5,7 @@
 import { Subject } from "rxjs";
 import type { Clock } from "../model/contracts.ts";
 import type { Cause, ClaimStatus, Condition, DomainStatus } from "../model/status.ts";
+import { same } from "../planner/key-index.ts";
 import type { Journal } from "./journal.ts";
 import type { Change, HostDeviceStatus, JournalEntry, Snapshot } from "./view.ts";
 
@@ -96,7 +97,7 @@ export function createBook(deps: {
     const shifted = before !== undefined && (before.status.phase !== status.phase || before.status.reason !== status.reason);
     const now = shifted ? { since: clock.now(), cause: cause ?? before.moved.cause } : moved;
     const next = shifted ? { ...status, since: new Date(now.since).toISOString(), cause: now.cause } : status;
-    if (before !== undefined && JSON.stringify(before.status) === JSON.stringify(next)) return;
+    if (before !== undefined && same(before.status, next)) return;
     claims.set(id, { status: next, moved: now });
     const siblings = claimsByDomain.get(domain);
     if (siblings === undefined) claimsByDomain.set(domain, new Set([id]));
@@ -117,7 +118,7 @@ export function createBook(deps: {
   const renew = <T>(kept: Map<string, T>, key: string, next: T | null): boolean => {
     const before = kept.get(key);
     if (next === null) return kept.delete(key);
-    if (before !== undefined && JSON.stringify(before) === JSON.stringify(next)) return false;
+    if (before !== undefined && same(before, next)) return false;
     kept.set(key, next);
     return true;
   };

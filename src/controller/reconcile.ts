@@ -6,6 +6,7 @@ import { fulfils } from "../machines/claim.ts";
 import type { ActionError, Outcome, Place } from "../model/action.ts";
 import type { Contracts } from "../model/contracts.ts";
 import type { DesiredDevice } from "../model/desired.ts";
+import type { DomainKey } from "../model/domain.ts";
 import { fingerprintOf, formatAccess, type HostDevice, type InUse, instanceOf } from "../model/hostdev.ts";
 import type { Quarantine } from "../model/intentions.ts";
 import { err } from "../model/result.ts";
@@ -70,6 +71,8 @@ export function createReconciler(
   const restless = new Set<ClaimId>();
   /** Places whose node has got another owner or mode: what could not be opened may be now. */
   const opened = new Set<string>();
+  /** Buses and names of each live domain's controllers, as they were last shown. */
+  const controllers = new Map<DomainKey, string>();
   let queue: WorldChange[] = [];
   let working = false;
   let stopped = false;
@@ -306,10 +309,14 @@ export function createReconciler(
       }
       events.host(change.busid);
     } else if (change.kind === "live") {
+      // What a claim shows of its domain (controller names) may have changed though its plan has not.
+      const names = change.domain?.controllers.map(({ bus, name }) => `${bus} ${name}`).join(", ") ?? "";
+      const renamed = (controllers.get(change.key) ?? "") !== names;
+      if (names === "") controllers.delete(change.key);
+      else controllers.set(change.key, names);
       for (const id of registry.inDomain(change.key)) {
         runner.nudge(id);
-        // What a claim shows of its domain (controller names) may have changed though its plan has not.
-        events.claim(id, planner.claims.get(id) ?? null, null);
+        if (renamed) events.claim(id, planner.claims.get(id) ?? null, null);
       }
       for (const name of registry.boundTo(change.key)) events.domain(name, planner.domains.get(name) ?? null);
     } else if (change.kind === "forced") {

@@ -74,7 +74,11 @@ export type InUse = {
 export const describeDevice = (device: HostDevice): string =>
   printable([device.manufacturer, device.productName].filter((text) => text !== null && text !== "").join(" ")) || "USB device";
 
+/** Most texts are this, and are shown at every event. */
+const PLAIN = /^[\x20-\x7e]*$/;
 export const printable = (text: string, limit = 80): string =>
+  text.length <= limit && PLAIN.test(text) ? text.trim() : replaced(text, limit);
+const replaced = (text: string, limit: number): string =>
   [...text]
     .slice(0, limit)
     .map((character) => (/[\p{C}\p{Zl}\p{Zp}]/u.test(character) ? "?" : character))

@@ -35,7 +35,7 @@ const ruleMatches = (rule: PolicyRule, device: HostDevice): boolean =>
   selectorMatches(rule.match, device, rule.verdict === "deny" ? "match" : "no-match");
 
 function quarantineOf({ policy, device, domain, entry, quarantines }: AdmissionRequest): Quarantine | undefined {
-  if (policy.onIdentityChange === "report") return undefined;
+  if (policy.onIdentityChange === "report" || quarantines.length === 0) return undefined;
   // Interfaces that come to be known, or are not known this time, make no other device of it.
   const print = fingerprintOf(device);
   const bare = fingerprintOf({ ...device, interfaces: null });

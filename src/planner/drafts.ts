@@ -25,29 +25,35 @@ export type Draft = {
 };
 
 function draftsOf(view: View, entry: Entry, match: EntryMatch, firstIndex: number): readonly Draft[] {
-  const base = { entry, match, owned: null, candidates: match.ambiguous.map((busid) => view.device(busid)) };
+  const candidates = match.ambiguous.map((busid) => view.device(busid));
   if (entry.device.count === "all" && match.matching.length > 0) {
     return match.matching.map((busid, i) => ({
-      ...base,
       id: claimId(entry.domain, entry.device.name, busid),
+      entry,
       busid,
       index: firstIndex + i,
+      match,
       device: view.device(busid),
       won: match.won.includes(busid),
+      candidates,
       refusals: match.refusals.filter((refusal) => refusal.busid === busid),
+      owned: null,
     }));
   }
   const [won] = match.won;
   const about = won ?? match.inPlace[0] ?? (match.matching.length === 1 ? match.matching[0] : undefined);
   return [
     {
-      ...base,
       id: entry.id,
+      entry,
       busid: null,
       index: entry.index,
+      match,
       device: about === undefined ? null : view.device(about),
       won: won !== undefined,
+      candidates,
       refusals: won === undefined ? match.refusals : [],
+      owned: null,
     },
   ];
 }
@@ -58,8 +64,9 @@ function draftsOf(view: View, entry: Entry, match: EntryMatch, firstIndex: numbe
  */
 function own(view: View, drafts: readonly Draft[], owned: Set<string>): void {
   for (const won of [true, false]) {
-    for (const draft of drafts.filter((candidate) => candidate.won === won && candidate.device !== null)) {
-      const seat = sitsIn(view, draft.entry.domain, draft.device?.busid ?? "");
+    for (const draft of drafts) {
+      if (draft.won !== won || draft.device === null) continue;
+      const seat = sitsIn(view, draft.entry.domain, draft.device.busid);
       if (seat === null || owned.has(seat.object.path)) continue;
       draft.owned = seat;
       owned.add(seat.object.path);
