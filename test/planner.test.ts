@@ -213,6 +213,18 @@ describe("which device", () => {
     expect(of(planner, "win10/a")).toBe(at(1));
     expect(orphan(planner, ours(x, 1).path)).toMatchObject({ dead: true, target: null });
   });
+  test("an object of ours that QEMU says has lost its device is dead, though the device is there", () => {
+    const lost = { ...ours(x, 1), attached: false };
+    const planner = plan({ host: [x], files: [spec("win10", [entry("a", onX)])], domains: [served("win10", [lost])] });
+    expect(orphan(planner, lost.path)).toMatchObject({ dead: true, target: null, why: "QEMU has lost its device" });
+    expect(of(planner, "win10/a")).toBe(at(1));
+    const theirsLost = plan({
+      host: [x],
+      files: [spec("win10", [entry("a", onX)])],
+      domains: [served("win10", [theirs(x, 1, { attached: false })])],
+    });
+    expect(of(theirsLost, "win10/a")).toBe(at(1, "1-1", "xhci.0"));
+  });
   test("an address that was given out again is told apart by the inode of its node", () => {
     const other = { ...x, inode: 7 };
     const planner = plan({ host: [other], files: [spec("win10", [entry("a", onX)])], domains: [served("win10", [ours(x, 1)])] });

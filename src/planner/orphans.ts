@@ -38,12 +38,11 @@ const stays = (why: string): Fate => ({ target: "stay", why });
 function fateOfDead(view: View, seat: Seat): Fate {
   const { object, live } = seat;
   const names = view.governors(live);
+  const what = object.ours && !object.attached ? "QEMU has lost its device" : "its device has left the host";
   const command = `clear it with: ${clearWith(object)}`;
-  if (names.length === 0) return stays(`its device has left the host, and no file names the domain; ${command}`);
+  if (names.length === 0) return stays(`${what}, and no file names the domain; ${command}`);
   const able = names.every((name) => view.authority(name).gives);
-  return able
-    ? goes("its device has left the host")
-    : stays(`its device has left the host, and nothing is touched in this domain now; ${command}`);
+  return able ? goes(what) : stays(`${what}, and nothing is touched in this domain now; ${command}`);
 }
 
 function fateOfHolding(view: View, seat: Seat, busid: string, winner: Entry | null): Fate {

@@ -40,8 +40,10 @@ const scanFinds = (f: HostFilter, d: HostDevice): boolean =>
   (f.hostport === null || d.busid.slice(d.busid.indexOf("-") + 1) === f.hostport);
 
 /** Whether the object holds the device (exact mode) or its filter lets QEMU take it (auto-scan mode, where the device is a guess). */
-export function mayHold({ exact, filter, ours, inode }: LiveObject, device: HostDevice): boolean {
+export function mayHold({ exact, filter, ours, inode, attached }: LiveObject, device: HostDevice): boolean {
   if (!exact) return scanFinds(filter, device);
+  // "true" proves nothing (an unplug is not noticed); "false" does: QEMU gave the device up and never takes it again.
+  if (ours && !attached) return false;
   const address = addressOf(filter);
   if (address === null) return filter.hostdevice === device.node;
   if (address.bus !== device.bus || address.address !== device.address) return false;
