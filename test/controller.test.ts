@@ -3,7 +3,7 @@ import { Subject } from "rxjs";
 import { SimulatedClock } from "xstate";
 import { describe, expect, test } from "vitest";
 import { type Controller, createController } from "../src/controller/controller.ts";
-import { type Attached, deviceId, type Outcome, type Place } from "../src/model/action.ts";
+import { deviceId, type Outcome, type Place } from "../src/model/action.ts";
 import type { Contracts, DomainChange, HostChange } from "../src/model/contracts.ts";
 import type { DesiredDevice, DesiredDomain, TreeReading, UsbSelector } from "../src/model/desired.ts";
 import type { LiveDomain, LiveObject } from "../src/model/domain.ts";
@@ -129,6 +129,8 @@ class Rig {
   life = "win10#1";
   inUse: InUse = { disks: [], routes: [] };
   answer: ((place: Place) => Outcome) | null = null;
+  /** QEMU loses what it is given. */
+  loses = false;
   /** QEMU takes its time over an attach: until this resolves. */
   late: Promise<void> | null = null;
   saved: Intentions = noIntentions;
@@ -148,7 +150,12 @@ class Rig {
           await this.late;
           return this.attach(place);
         },
-        detach: (at) => Promise.resolve(this.detach(at)),
+        detach: async (at) => {
+          this.sent.push(`del ${at.path.split("/").at(-1) ?? ""}`);
+          await new Promise((resolve) => setImmediate(resolve));
+          this.take(at.path);
+          return ok(null);
+        },
       },
       desired: { readings$: this.tree$ },
       policy: { policy$: this.policy$ },
@@ -182,17 +189,12 @@ class Rig {
     this.sent.push(`add ${place.device.busid} ${String(place.port)}`);
     const refused = this.answer?.(place);
     if (refused !== undefined) return refused;
-    this.objects = [...this.objects, objectOf(place.device, place.port)];
+    this.objects = [...this.objects, { ...objectOf(place.device, place.port), attached: !this.loses }];
     this.tell();
-    return this.attached(place);
+    return this.loses ? err({ kind: "transient", reason: "HostDeviceGone", message: "lost" }) : this.attached(place);
   }
   private attached({ domain: of, device, bus, port }: Place): Outcome {
     return ok({ domain: of, path: objectOf(device, port).path, bus, port, instance: instanceOf(device) });
-  }
-  private detach(at: Attached): Outcome {
-    this.sent.push(`del ${at.path.split("/").at(-1) ?? ""}`);
-    this.take(at.path);
-    return ok(null);
   }
   take(path: string): void {
     this.objects = this.objects.filter((object) => object.path !== path);
@@ -303,6 +305,20 @@ describe("life", () => {
     rig.plug(stick(6, "1-2"));
     await rig.until("Attached");
     expect(rig.sent).toEqual(["add 1-1 1", `del ${deviceId(stick(5))}`, "add 1-2 1"]);
+  });
+
+  test("a device that QEMU loses as soon as it has it is tried again by the clock, not in a loop", async () => {
+    const rig = new Rig();
+    rig.loses = true;
+    rig.ready([stick(5)], wanted);
+    await rig.until("BackingOff/HostDeviceGone");
+    for (let turns = 0; turns < 50; turns += 1) await new Promise((resolve) => setImmediate(resolve));
+    expect(rig.phase()).toBe("BackingOff/HostDeviceGone");
+    expect(rig.sent.filter((command) => command.startsWith("add")).length).toBeLessThan(5);
+    expect(rig.objects).toEqual([]);
+    rig.loses = false;
+    rig.clock.increment(defaultTimings.backoffMaxMs);
+    await rig.until("Attached");
   });
 
   test("says what moved it: not the domain that shows what was done", async () => {

@@ -26,6 +26,7 @@ import { same } from "../planner/key-index.ts";
 import { createPlanner } from "../planner/plan.ts";
 import { createRunner, type Runner } from "./claims.ts";
 import { createHistory, type History, type Holder } from "./history.ts";
+import { ECHO_FAILURES, isEcho, isNews } from "./news.ts";
 import { createRegistry, type Registry } from "./registry.ts";
 import { runInSlices, type SliceOptions } from "./slices.ts";
 
@@ -202,11 +203,12 @@ export function createReconciler(
       const orphans = new Map<string, OrphanPlan | null>();
       const claims = new Map<ClaimId, ClaimPlan | null>();
       const domains = new Map<string, DomainPlan | null>();
-      const touched: WorldChange[] = [];
+      /** News, and whether it may be an echo of ours. */
+      const touched = new Map<WorldChange, boolean>();
       const edited: ClaimId[] = [];
       for (const batch of batches(most)) {
         const counted = batch.flatMap((change) => (change.kind === "host" ? [...countHost(change), change] : [change]));
-        touched.push(...counted.filter(isNews));
+        for (const change of counted.filter((one) => isNews(planner.world, one))) touched.set(change, isEcho(planner.world, change));
         for (const change of batch) if (change.kind === "forced") edited.push(...editedEntries(change));
         const delta = planner.apply(counted);
         for (const [id, plan] of delta.orphans) orphans.set(id, plan);
@@ -224,17 +226,11 @@ export function createReconciler(
       for (const one of edited) for (const id of registry.ofEntry(one)) runner.retry(id);
       for (const [id, plan] of claims) yield events.claim(id, plan, ours.has(id) && runner.isActing(id) ? null : cause);
       for (const [name, plan] of domains) yield events.domain(name, plan);
-      for (const change of touched) yield tellTouched(change);
+      for (const [change, echo] of touched) yield tellTouched(change, echo);
     } finally {
       working = false;
     }
   }
-
-  /** The same told again (a snapshot after a doubt, a listing after a refusal) is nothing that anybody waits for: it cuts no backoff short. */
-  const isNews = (change: WorldChange): boolean =>
-    change.kind === "host"
-      ? !same(planner.world.host.get(change.busid) ?? null, change.device)
-      : change.kind !== "live" || !same(planner.world.domains.get(change.key) ?? null, change.domain);
 
   /** Entries that a person has edited: what was held against them is forgiven, and what needed a person is tried again. */
   const editedEntries = ({ name, domain }: WorldChange & { kind: "forced" }): ClaimId[] => {
@@ -300,7 +296,7 @@ export function createReconciler(
     for (const plan of coming) yield runner.plan(plan.id, plan.live, plan.target, plan.owned);
   }
 
-  const tellTouched = (change: WorldChange): void => {
+  const tellTouched = (change: WorldChange, echo: boolean): void => {
     if (change.kind === "host") {
       const reopened = opened.delete(change.busid);
       for (const id of registry.about(change.busid)) {
@@ -315,7 +311,7 @@ export function createReconciler(
       if (names === "") controllers.delete(change.key);
       else controllers.set(change.key, names);
       for (const id of registry.inDomain(change.key)) {
-        runner.nudge(id);
+        if (!echo || (runner.progress(id)?.failures ?? 0) < ECHO_FAILURES) runner.nudge(id);
         if (renamed) events.claim(id, planner.claims.get(id) ?? null, null);
       }
       for (const name of registry.boundTo(change.key)) events.domain(name, planner.domains.get(name) ?? null);
