@@ -65,6 +65,8 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
   let rejected: ReadonlyMap<string, string> = new Map();
   let doubt: Doubt | null = null;
   let unsaved = false;
+  /** Conditions since the last change; asked for whenever any claim of the host comes or goes. */
+  let shown: readonly Condition[] | null = null;
 
   for (const { file, domains } of deps.intentions.lastGood) for (const spec of domains) kept.set(spec.name, { file, spec, away: null });
   for (const spec of deps.intentions.vanished) if (!kept.has(spec.name)) vanished.set(spec.name, spec);
@@ -204,6 +206,7 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
   };
 
   const settle = (): void => {
+    shown = null;
     schedule();
     save();
     publish();
@@ -260,6 +263,20 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
     }
   };
 
+  const conditions = (): readonly Condition[] => {
+    const held = away().filter(([, one]) => one.away.held);
+    const bad = [...tree.files].flatMap(([file, reading]) => wordsOf(file, reading));
+    const files = [...new Set(held.map(([, { file }]) => file))].join(", ");
+    const more = bad.length > MAX_LINES ? [`and ${String(bad.length - MAX_LINES)} more: plugherd validate shows them`] : [];
+    return [
+      ...(doubt === null ? [] : [condition(doubt.reason, `${doubt.message}; the last versions stay in force.`)]),
+      ...(held.length === 0
+        ? []
+        : [condition("MassDetach", `${files} vanished; nothing is detached before \`plugherd approve mass-detach\`.`)]),
+      ...(bad.length === 0 ? [] : [condition("InvalidFile", [...bad.slice(0, MAX_LINES), ...more].join("\n"))]),
+    ];
+  };
+
   return {
     reading(next) {
       const before = tree;
@@ -296,19 +313,7 @@ export function createDesiredState(deps: DesiredStateDeps): DesiredStateKeeper {
       settle();
     },
     unclean,
-    conditions() {
-      const held = away().filter(([, one]) => one.away.held);
-      const bad = [...tree.files].flatMap(([file, reading]) => wordsOf(file, reading));
-      const files = [...new Set(held.map(([, { file }]) => file))].join(", ");
-      const more = bad.length > MAX_LINES ? [`and ${String(bad.length - MAX_LINES)} more: plugherd validate shows them`] : [];
-      return [
-        ...(doubt === null ? [] : [condition(doubt.reason, `${doubt.message}; the last versions stay in force.`)]),
-        ...(held.length === 0
-          ? []
-          : [condition("MassDetach", `${files} vanished; nothing is detached before \`plugherd approve mass-detach\`.`)]),
-        ...(bad.length === 0 ? [] : [condition("InvalidFile", [...bad.slice(0, MAX_LINES), ...more].join("\n"))]),
-      ];
-    },
+    conditions: () => (shown ??= conditions()),
     stop: () => alarms.stop(),
   };
 }
