@@ -12,7 +12,7 @@ import { until } from "./waiting.ts";
 export type Start = "bare" | "guest";
 
 export type Workshop = {
-  /** A fresh host from the snapshot, with the program in /opt/plugherd and the clock set. */
+  /** A fresh host from the snapshot, which has the program in /opt/plugherd; a restored clock stands where it was saved, so it is set. */
   fresh(mode: Mode, start: Start): Promise<Machine>;
 };
 
@@ -37,7 +37,7 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
   const qemu = execFileSync("qemu-system-x86_64", ["--version"]);
 
   const snapshotOf = async (mode: Mode, start: Start): Promise<string> => {
-    const key = hashOf([imageKey, qemu, JSON.stringify(machineShape), mode, start, start === "guest" ? GUEST_START : ""]);
+    const key = hashOf([imageKey, qemu, program, INSTALL, JSON.stringify(machineShape), mode, start, start === "guest" ? GUEST_START : ""]);
     const path = join(snaps, `${mode}-${start}-${key}.qcow2`);
     if (existsSync(path)) return path;
     const began = Date.now();
@@ -47,8 +47,9 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
     const machine = await startMachine({ mode, images, disk: making, snapshot: null });
     try {
       if (start === "guest") await bootGuest(machine.agent);
-      // Reading the interpreter once here saves every case a cold start.
-      await machine.agent.run("node -e 0; socat -h >/dev/null; sync");
+      // The program and its interpreter, put in and read once here, save every case that and a cold start.
+      await machine.agent.put("/opt/plugherd", program);
+      await machine.agent.run(`${INSTALL}\nplugherd validate /opt/plugherd/specs/examples/minimal.yaml; socat -h >/dev/null; sync`);
       const answer = await machine.outer.call("human-monitor-command", { "command-line": `savevm ${SNAPSHOT}` });
       if (answer !== "") throw new Error(`savevm: ${String(answer)}`);
     } finally {
@@ -67,8 +68,7 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
       copyFileSync(await snapshotOf(mode, start), disk);
       const machine = await startMachine({ mode, images, disk, snapshot: SNAPSHOT });
       try {
-        await machine.agent.put("/opt/plugherd", program);
-        await machine.agent.run(`date -s @${(Date.now() / 1000).toFixed(3)} >/dev/null; ${INSTALL}`);
+        await machine.agent.run(`date -s @${(Date.now() / 1000).toFixed(3)} >/dev/null`);
         return machine;
       } catch (error) {
         await machine.stop();
@@ -78,7 +78,7 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
   };
 }
 
-/** A restored clock stands where it was saved. The program's command is a wrapper: its interpreter is the host's own Node. */
+/** The program's command is a wrapper: its interpreter is the host's own Node. */
 const INSTALL = [
   "mkdir -p /var/log/e2e /run/witness /etc/plugherd/domains /run/plugherd/qmp",
   "printf '#!/bin/sh\\nexec node /opt/plugherd/dist/interfaces/cli/main.js \"$@\"\\n' > /usr/local/bin/plugherd",
@@ -103,10 +103,15 @@ function programTar(project: string): Buffer {
   const paths = ["package.json", "dist", "specs", "test/e2e/guest", ...modules.map((path) => path.slice(project.length + 1))];
   const present = paths.filter((path) => existsSync(join(project, path)));
   if (!present.includes("dist")) throw new Error("there is no dist; run `npm run build` first");
-  return execFileSync("tar", ["c", "--exclude=*.map", "--exclude=*.md", "--exclude=*.d.ts", ...present], {
-    cwd: project,
-    maxBuffer: 256 << 20,
-  });
+  // The same bytes for the same program: its hash is part of a snapshot's key.
+  return execFileSync(
+    "tar",
+    ["c", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--exclude=*.map", "--exclude=*.md", "--exclude=*.d.ts", ...present],
+    {
+      cwd: project,
+      maxBuffer: 256 << 20,
+    },
+  );
 }
 
 const filesBelow = (dir: string): string[] =>
