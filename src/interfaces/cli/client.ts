@@ -23,7 +23,7 @@ const ANSWER_MS = 30_000;
 const MOST_BYTES = 256 * 1024 * 1024;
 
 function unreachable(socket: string, cause: NodeJS.ErrnoException): Failure {
-  const start = "Start it with `plugherd run` (or `systemctl start plugherd`), or name its socket with --api or PLUGHERD_API.";
+  const start = "Start it with `plugherd run`, or name its socket with --api or PLUGHERD_API.";
   const said = (message: string, remedy: string): Failure => ({ exit: EXIT.unreachable, message, remedy });
   if (cause.code === "ENOENT") return said(`plugherd does not run here: there is no socket ${socket}.`, start);
   if (cause.code === "ECONNREFUSED") return said(`plugherd does not run here: nobody answers on ${socket}.`, start);
