@@ -89,10 +89,14 @@ export function createQemuDomain(
     while (!ended) {
       await quiet();
       const before = epoch;
+      let first: string | null = null;
       const seen = await deps.listings(async () => {
         const known = identity === null ? await readIdentity(session, deps.drivers) : null;
         if (known !== null && !known.ok) return known;
         identity = known?.value ?? identity;
+        // A life begins with its digest, or the first audit would list every domain of the host once more.
+        const digested = last === null ? await readDigest(session, {}) : null;
+        if (digested?.ok === true) first = digested.value;
         return await readListing(session);
       });
       if (ended) return;
@@ -104,6 +108,7 @@ export function createQemuDomain(
       failures = 0;
       inDoubt = false;
       show({ ...identity, name: identity?.name ?? fallbackName, ...seen.value, monitorState: "answering" });
+      if (first !== null) digest = first;
       return;
     }
   };
@@ -137,7 +142,7 @@ export function createQemuDomain(
     void awake.then(() => {
       if (!answered) timer = clock.setTimeout(() => stop.abort(), timings.commandMs);
     });
-    const seen = await readDigest(session, stop.signal);
+    const seen = await readDigest(session, { timeoutMs: null, signal: stop.signal });
     answered = true;
     clock.clearTimeout(timer);
     if (seen.ok && seen.value !== null && seen.value === digest) return;

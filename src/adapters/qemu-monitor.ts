@@ -25,7 +25,7 @@ import {
   type RawController,
   propertiesToRead,
 } from "../protocol/qom-usb.ts";
-import type { QmpSession } from "./qmp-client.ts";
+import type { ExecuteOptions, QmpSession } from "./qmp-client.ts";
 import { type Answer, all, NOTHING, type Properties, qomGet, qomList, type Read, readProperties } from "./qom-read.ts";
 
 /** What stays the same while a QEMU lives. */
@@ -71,8 +71,7 @@ const emulatedDrivers = [...new Set(controllerModelNames.map(controllerModel))].
  * A word that changes with whatever {@link readListing} may tell otherwise: QEMU's whole device tree with every property, and its run state. One
  * round trip, whatever the domain holds; 0.6 ms of QEMU's time, where a listing of ten devices costs 30 ms. null: this QEMU does not tell.
  */
-export async function readDigest(session: QmpSession, signal: AbortSignal): Read<string | null> {
-  const options = { timeoutMs: null, signal };
+export async function readDigest(session: QmpSession, options: ExecuteOptions): Read<string | null> {
   const answers = await all([
     session.execute("human-monitor-command", { "command-line": "info qtree" }, options),
     session.execute("query-status", undefined, options),

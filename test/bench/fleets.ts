@@ -1,6 +1,6 @@
 /** Latency, growth, start, memory and storm: rows of product.md §8, on hosts of 100, 1,000 and 10,000 devices. */
 import { join } from "node:path";
-import { type Child, createChild, sleep } from "./child.ts";
+import { type Child, createChild, nowMs, sleep, until } from "./child.ts";
 import { type Daemon, type ProbedDaemon, startProbed, untilQuiet } from "./daemon.ts";
 import type { FloorHandlers, FloorTimes } from "./floor.ts";
 import type { Size } from "./fleet.ts";
@@ -17,17 +17,21 @@ type Host = Child<HostHandlers>;
 type Cost = { readonly cpuMs: number; readonly p50: number };
 
 const DEVICES = 10;
+/** An audit, and V8's own tidying up, are over by then. */
+const SETTLED_MS = 60_000;
 const script = (name: string): string => new URL(`./${name}.js`, import.meta.url).pathname;
 export const startHost = (): Host => createChild<HostHandlers>(script("host"));
 
 export async function measureFleets(options: FleetOptions): Promise<readonly Row[]> {
-  const rows: Row[] = [];
+  const small: Row[] = [];
   const costs: Cost[] = [];
-  for (const domains of [10, 100]) {
-    rows.push(...(await options.inRoom((root) => measureSmall({ root, domains, devices: DEVICES, ...options }, costs))));
-  }
-  rows.push(...(await options.inRoom((root) => measureLarge({ root, domains: 1_000, devices: DEVICES, ...options }, costs))));
-  return rows;
+  const measureRest = async (): Promise<void> => {
+    for (const domains of [10, 100]) {
+      small.push(...(await options.inRoom((root) => measureSmall({ root, domains, devices: DEVICES, ...options }, costs))));
+    }
+  };
+  const large = await options.inRoom((root) => measureLarge({ root, domains: 1_000, devices: DEVICES, ...options }, costs, measureRest));
+  return [...small, ...large];
 }
 
 type Fleet = Size & FleetOptions & { readonly root: string };
@@ -41,7 +45,7 @@ async function measureSmall({ root, ...fleet }: Fleet, costs: Cost[]): Promise<r
     await untilQuiet(daemon, 10_000);
     const { rows, cost } = await measureLatency(host, daemon, fleet);
     costs.push(cost);
-    say(`${String(domains)} domains: done`);
+    say(`${String(domains)} domains: measured`);
     return rows;
   } finally {
     await daemon.stop();
@@ -49,7 +53,8 @@ async function measureSmall({ root, ...fleet }: Fleet, costs: Cost[]): Promise<r
   }
 }
 
-async function measureLarge({ root, ...fleet }: Fleet, costs: Cost[]): Promise<readonly Row[]> {
+/** @param meanwhile - what can be measured elsewhere while this daemon settles: V8 frees memory when it has had nothing to do for a while */
+async function measureLarge({ root, ...fleet }: Fleet, costs: readonly Cost[], meanwhile: () => Promise<void>): Promise<readonly Row[]> {
   const { domains, devices, quick, say } = fleet;
   const total = domains * devices;
   const rows: Row[] = [];
@@ -66,19 +71,17 @@ async function measureLarge({ root, ...fleet }: Fleet, costs: Cost[]): Promise<r
       await daemon.stop();
       daemon = await startProbed(root);
     }
-    await expectAttached(daemon, total);
+    const settling = nowMs();
     const of = `start with ${String(domains)} domains x ${String(devices)} devices, all right`;
-    rows.push(atMost(`${of}: until ready${quick ? "" : " (median of 3)"}`, median(starts.map(({ readyMs }) => readyMs / 1e3)), "s", 5));
-    rows.push(
-      atMost(
-        `${of}: longest pause of the event loop${quick ? "" : " (median of 3)"}`,
-        median(starts.map(({ pauseMs }) => pauseMs)),
-        "ms",
-        50,
-      ),
-    );
+    const times = quick ? "" : " (median of 3)";
+    rows.push(atMost(`${of}: until ready${times}`, median(starts.map(({ readyMs }) => readyMs / 1e3)), "s", 5));
+    rows.push(atMost(`${of}: longest pause of the event loop${times}`, median(starts.map(({ pauseMs }) => pauseMs)), "ms", 50));
     rows.push(atMost(`${of}: commands that change anything`, await host.ask("mutations", null), "", 0));
-    say("started");
+    say(`${String(domains)} domains: started`);
+    await meanwhile();
+    await sleep(Math.max(0, settling + (quick ? 0 : SETTLED_MS) - nowMs()));
+    rows.push(atMost(`resident, ${String(total)} devices settled`, daemon.rss(), "MiB", 120 + (12 * total) / 1024));
+    await expectAttached(daemon, total);
 
     const { rows: latency, cost } = await measureLatency(host, daemon, fleet);
     rows.unshift(...latency);
@@ -88,10 +91,9 @@ async function measureLarge({ root, ...fleet }: Fleet, costs: Cost[]): Promise<r
       rows.push(atMost("one event, 100 -> 10,000 devices: median latency", cost.p50 / small.p50, "x", 1.5));
       rows.push(plain("CPU time of one event at 10,000 devices", cost.cpuMs, "ms"));
     }
+    say(`${String(domains)} domains: measured`);
     rows.push(...(await measureFloor(root, host, fleet)));
-    await untilQuiet(daemon, 20_000);
-    rows.push(atMost(`resident, ${String(total)} devices settled`, daemon.rss(), "MiB", 120 + (12 * total) / 1024));
-    say("settled");
+    say("floor: measured");
     rows.push(...(await storm(host, daemon, fleet)));
     return rows;
   } finally {
@@ -110,9 +112,9 @@ async function measureLatency(
   { domains, devices, quick }: Pick<Fleet, "domains" | "devices" | "quick">,
 ): Promise<{ readonly rows: readonly Row[]; readonly cost: Cost }> {
   // Code that runs for the first time is not what is promised.
-  await host.ask("replug", { seconds: quick ? 1.5 : 5, eventsPerSecond: 100, seed: 1 });
+  await host.ask("replug", { seconds: quick ? 1 : 5, eventsPerSecond: 100, seed: 1, patienceSeconds: 15 });
   const before = await daemon.probe("cpu", null);
-  const { plugs, events } = await host.ask("replug", { seconds: quick ? 3 : 15, eventsPerSecond: 100, seed: 2 });
+  const { plugs, events } = await host.ask("replug", { seconds: quick ? 2.5 : 20, eventsPerSecond: 100, seed: 2, patienceSeconds: 15 });
   await sleep(300);
   const cpuMs = ((await daemon.probe("cpu", null)) - before) / events;
   const took = tookOf(plugs);
@@ -134,9 +136,9 @@ async function measureFloor(root: string, host: Host, { quick }: Pick<Fleet, "qu
   const floor = createChild<FloorHandlers>(script("floor"));
   try {
     await floor.ask("start", { nodes: join(root, "host/dev/bus/usb"), monitor: join(root, "floor.sock") });
-    await host.ask("replug", { seconds: 1, eventsPerSecond: 60, seed: 3 });
+    await host.ask("replug", { seconds: 0.5, eventsPerSecond: 60, seed: 3, patienceSeconds: 15 });
     await floor.ask("take", null);
-    const { plugs } = await host.ask("replug", { seconds: quick ? 3 : 15, eventsPerSecond: 60, seed: 4 });
+    const { plugs } = await host.ask("replug", { seconds: quick ? 2 : 15, eventsPerSecond: 60, seed: 4, patienceSeconds: 15 });
     await sleep(300);
     const times: FloorTimes = await floor.ask("take", null);
     const floors = plugs.flatMap(({ node, at }) => {
@@ -163,25 +165,45 @@ async function storm(
   const before = daemon.rss();
   const samples: number[] = [];
   const timer = setInterval(() => samples.push(daemon.rss()), 500);
-  const report: PaceReport = await host.ask("replug", { seconds, eventsPerSecond: 1_000, seed: 5 });
+  const patienceSeconds = quick ? 5 : 60;
+  const report: PaceReport = await host.ask("replug", { seconds, eventsPerSecond: 1_000, seed: 5, patienceSeconds });
   clearInterval(timer);
-  await untilQuiet(daemon, 20_000);
-  const wrong = await host.ask("wrong", null);
-  if (wrong.length > 0) process.stderr.write(`${wrong.slice(0, 5).join("\n")}\n`);
+  const during = samples.slice(0, seconds * 2);
+  // What is right in QEMU must be seen to be right, too.
+  const settled = async (): Promise<boolean> => {
+    const phases = await daemon.phases();
+    return phases.size === 1 && phases.get("Attached") === domains * devices && (await host.ask("wrong", null)).length === 0;
+  };
+  const converged = await until(settled, patienceSeconds * 1e3, "all attached").then(
+    () => true,
+    () => false,
+  );
   const took = tookOf(report.plugs);
-  const half = Math.floor(samples.length / 2);
-  const growth = Math.max(...samples.slice(half)) - Math.max(...samples.slice(0, half));
+  const third = Math.floor(during.length / 3);
   const of = `storm of ${String(seconds)} s`;
-  await expectAttached(daemon, domains * devices);
   return [
     plain(`${of}: plugs and unplugs a second`, report.events / report.seconds, ""),
     atMost(`${of}: node readable -> device_add on the wire: p99`, quantile(took, 0.99), "ms", 50),
     plain(`${of}: p50`, median(took), "ms"),
-    atMost(`${of}: plugs that were never attached`, lostOf(report.plugs), "", 0),
-    atMost(`${of}: domains that are not exactly right afterwards`, wrong.length, "", 0),
+    atMost(`${of}: domains that are not exactly right in the end`, (await host.ask("wrong", null)).length, "", 0),
+    atMost(
+      `${of}: claims not Attached in the end`,
+      converged ? 0 : domains * devices - ((await daemon.phases()).get("Attached") ?? 0),
+      "",
+      0,
+    ),
     plain(`${of}: resident before`, before, "MiB"),
-    plain(`${of}: most resident`, Math.max(...samples), "MiB"),
-    plain(`${of}: growth of the most resident, second half over first`, growth, "MiB"),
+    plain(`${of}: most resident`, Math.max(...during), "MiB"),
+    ...(quick
+      ? []
+      : [
+          atMost(
+            `${of}: most resident in the last third over the middle one`,
+            Math.max(...during.slice(2 * third)) / Math.max(...during.slice(third, 2 * third)),
+            "x",
+            1.1,
+          ),
+        ]),
   ];
 }
 

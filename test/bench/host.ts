@@ -16,6 +16,8 @@ export type Pace = {
   /** Plugs and unplugs together. */
   readonly eventsPerSecond: number;
   readonly seed: number;
+  /** How long to wait in the end for what is still to be attached. */
+  readonly patienceSeconds: number;
 };
 export type PaceReport = { readonly plugs: readonly PlugTime[]; readonly events: number; readonly seconds: number };
 
@@ -142,7 +144,7 @@ function plug(device: number, claim: Claim, plugs: PlugTime[]): void {
 }
 
 /** Unplugs claims at random and plugs them in again, evenly mixed, a random moment apart. Ends with everything plugged in. */
-async function replug({ seconds, eventsPerSecond, seed }: Pace): Promise<PaceReport> {
+async function replug({ seconds, eventsPerSecond, seed, patienceSeconds }: Pace): Promise<PaceReport> {
   const random = seeded(seed);
   const plugs: PlugTime[] = [];
   const away: number[] = [];
@@ -181,7 +183,7 @@ async function replug({ seconds, eventsPerSecond, seed }: Pace): Promise<PaceRep
     plugOne(AWAY_MS);
     await sleep(2);
   }
-  const end = nowMs() + 15_000;
+  const end = nowMs() + patienceSeconds * 1e3;
   while (pending.size > 0 && nowMs() < end) await sleep(10);
   pending.clear();
   return { plugs, events, seconds: took };
