@@ -7,6 +7,8 @@ export type Case = {
   readonly name: string;
   readonly mode?: Mode;
   readonly start?: Start;
+  /** Only played with --slow: what it starts from takes minutes to make. */
+  readonly slow?: boolean;
   /** The whole case, without the restore. */
   readonly timeoutMs?: number;
   /** Throws when what it sees is wrong. */

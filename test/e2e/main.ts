@@ -1,7 +1,8 @@
 /**
  * The end-to-end run: every case on a fresh host, one line each, and at the end `N passed, N failed, N skipped`.
  *
- * usage: main.js [--list] [FILTER…]   FILTER: part of a case's name; cases that do not fit are skipped
+ * usage: main.js [--list] [--slow] [FILTER…]   FILTER: part of a case's name; cases that do not fit are skipped, and without --slow those that
+ * take minutes to make ready
  * PLUGHERD_E2E_WORK: where the image and the snapshots are kept (default test/e2e/.work)
  */
 import { resolve } from "node:path";
@@ -15,12 +16,13 @@ const DEFAULT_CASE_MS = 300_000;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { list: { type: "boolean", default: false } },
+  options: { list: { type: "boolean", default: false }, slow: { type: "boolean", default: false } },
 });
 const say = (line: string): void => {
   process.stdout.write(`${line}\n`);
 };
-const wanted = ({ name }: Case): boolean => positionals.length === 0 || positionals.some((part) => name.includes(part));
+const wanted = ({ name, slow = false }: Case): boolean =>
+  (values.slow || !slow) && (positionals.length === 0 || positionals.some((part) => name.includes(part)));
 
 /** @returns null: passed; else what was wrong, and what a person wants to read of the host */
 async function play(workshop: Workshop, test: Case): Promise<string | null> {

@@ -18,7 +18,7 @@ const ATTACH: readonly Moment[] = [
   ...command("handle_qmp_command", 1, 2, 3, 5, 8),
   ...command("usb_host_open_", 1),
   ...command("usb_host_open_success", 1),
-  ...after(0, 5, 10, 20, 30, 45, 60, 80, 110, 150, 220, 320),
+  ...after(0, 10, 30, 60, 110, 220),
 ];
 const DETACH: readonly Moment[] = [
   ...command("device_del", 1),

@@ -97,6 +97,7 @@ export const domainCases: readonly Case[] = [
   },
   {
     name: "domain: the Linux inside sees the device come and go, and again after its reset",
+    slow: true,
     start: "guest",
     timeoutMs: 400_000,
     run: async (host) => {

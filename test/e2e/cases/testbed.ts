@@ -29,6 +29,7 @@ export const testbedCases: readonly Case[] = [
   },
   {
     name: "testbed: the inner guest's kernel sees what is passed on",
+    slow: true,
     start: "guest",
     run: async (host) => {
       const vm = host.qemu("guest");
