@@ -32,7 +32,7 @@ export type QemuDomains = Domains & {
 /** Domains that are listed at one time: as they appear, and in an audit, which is in no hurry and holds nobody up. */
 const LISTINGS = 32;
 const AUDITS = 2;
-/** Some 3 ms: several times what a QEMU takes to answer an audit. */
+/** Some 5 ms: several times what a QEMU takes to answer an audit. */
 const TURNS_AWAKE = 1_000;
 /** Monitors that are connected to in one turn of the event loop. */
 const STARTS_A_TURN = 16;
