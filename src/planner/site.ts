@@ -48,7 +48,7 @@ function domainPlans(view: View, { live, names }: Site, present: LiveDomain | nu
       const drift =
         present === null || forced === undefined || forced.standing === "vanished"
           ? []
-          : driftOf(forced.spec.controllers, present.controllers);
+          : driftOf(forced.spec.controllers, present);
       return [name, { name, live, verdict: domainVerdict(view, name), drift }];
     }),
   );
