@@ -204,9 +204,7 @@ function remarkFor({ draft, badPolicy }: ClaimInput): ClaimPlan["remark"] {
   if (owned === null) return null;
   const { remark } = owned.object;
   if (remark !== undefined) return { reason: remark, message: REMARKS[remark] };
-  return owned.object.ours
-    ? null
-    : { reason: "Adopted", message: `Somebody else attached it, as ${owned.object.path}; it is kept.` };
+  return owned.object.ours ? null : { reason: "Adopted", message: `Somebody else attached it, as ${owned.object.path}; it is kept.` };
 }
 
 const REMARKS = {

@@ -32,9 +32,7 @@ export function makeable(controller: DesiredController, live: LiveDomain): Makea
   const ports = clamp(controller.ports, model);
   if (type === "pv" || model.kind === "pv") {
     if (live.xen === undefined) {
-      return impossible(
-        `controller ${name} is paravirtual, which plain QEMU does not have; say \`type: emulated\` or leave the type out`,
-      );
+      return impossible(`controller ${name} is paravirtual, which plain QEMU does not have; say \`type: emulated\` or leave the type out`);
     }
     if (backend !== null && backend !== "Domain-0") {
       const message = `controller ${name}: its backend is domain ${backend}, and plugherd serves its own domain only; leave \`backend\` out`;

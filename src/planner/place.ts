@@ -102,7 +102,16 @@ class Floor {
   }
 
   private rackOf(live: LiveController): Rack {
-    return { name: live.name ?? live.bus, bus: live.bus, ports: live.ports, limits: live, live: true, ours: live.ours, pv: live.link !== undefined, make: null };
+    return {
+      name: live.name ?? live.bus,
+      bus: live.bus,
+      ports: live.ports,
+      limits: live,
+      live: true,
+      ours: live.ours,
+      pv: live.link !== undefined,
+      make: null,
+    };
   }
 
   /** The controller that a file calls `name`: ours before one of somebody else. */
@@ -204,7 +213,8 @@ class Floor {
     const { entry, device } = request;
     const declared = this.world.declared?.find((controller) => controller.name === name);
     const live = this.liveNamed(name);
-    if (live === undefined && this.live.xen?.pending.includes(name) === true) return nowhere(`controller ${name} is being made`, "controller");
+    if (live === undefined && this.live.xen?.pending.includes(name) === true)
+      return nowhere(`controller ${name} is being made`, "controller");
     const rack = live !== undefined ? this.rackOf(live) : declared !== undefined ? this.declared(declared) : null;
     if (rack === null) return nowhere(`the domain has no controller ${name}, and its file declares none of that name`);
     if ("reason" in rack) return unmakeable(rack);
