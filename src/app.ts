@@ -26,6 +26,12 @@ export type AppConfig = {
   readonly sysfs: string;
   readonly dev: string;
   readonly proc: string;
+  /** xenstored's socket, or a device that speaks the same. Where there is neither, this is no Xen host yet. null: never one. */
+  readonly xenstore: string | null;
+  /** libxl's directory: its files of each domain (`userdata-d.<domid>.<uuid>.libxl-json`) and its locks. */
+  readonly xenLib: string;
+  /** Name or path of `xl`, asked for what xenstore does not tell. */
+  readonly xl: string;
   readonly state: string;
   readonly timings?: Partial<Timings>;
 };
