@@ -108,7 +108,10 @@ export function createDomains({ qmpDir, qmpListen, devDir, isOthers, timings, cl
     };
     const open = (path: string): void => {
       if (!readyTold) firsts.add(path);
-      if (isOthers === undefined) return openOwn(path);
+      if (isOthers === undefined) {
+        openOwn(path);
+        return;
+      }
       if (asking.has(path)) return;
       asking.add(path);
       void isOthers(path).then((others) => {
