@@ -41,6 +41,10 @@ export type Timings = {
   /** A xenstore transaction that meets others is tried so often, each time after up to so long times the tries made. */
   readonly transactionTries: number;
   readonly transactionBackoffMs: number;
+  /** One `xl list -v`; it took some 30 ms on the testbed, and asks the hypervisor once a domain. */
+  readonly xlMs: number;
+  /** Wait for a lock of libxl's; libxl gives a QMP command 10 s, and holds the lock as long (libxl_internal.h, LIBXL_QMP_CMD_TIMEOUT). */
+  readonly libxlLockMs: number;
   /** Default length of an operator's hold. */
   readonly holdMs: number;
 };
@@ -70,5 +74,7 @@ export const defaultTimings: Timings = {
   findRetriesMs: [20, 50, 100],
   transactionTries: 10,
   transactionBackoffMs: 5,
+  xlMs: 10_000,
+  libxlLockMs: 12_000,
   holdMs: 3_600_000,
 };

@@ -83,6 +83,8 @@ export function authorityOf(forced: ForcedDomain, lives: readonly LiveDomain[], 
     const verdict: Verdict = { phase: "WaitingForDomain", reason: "DomainShutDown", message };
     return { ...NOBODY, live, gives: !observes, down: !observes, observes, verdict };
   }
+  const obstacle = live.xen?.obstacle ?? null;
+  if (obstacle !== null) return { ...NOBODY, live, observes, verdict: obstacle };
   return { ...NOBODY, live, acts: !observes && standing !== "vanished", gives: !observes, observes, verdict: null };
 }
 
