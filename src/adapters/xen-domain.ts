@@ -9,7 +9,7 @@ import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import { transient } from "../protocol/qmp-usb.ts";
 import { peripheralPath } from "../protocol/qom-usb.ts";
-import { qusbId } from "../protocol/xenstore-usb.ts";
+import { type Mark, qusbId } from "../protocol/xenstore-usb.ts";
 import { createDomainLife, type DomainLife, type Reading, UNSEEN } from "./domain-life.ts";
 import type { Gate } from "./gate.ts";
 import type { LibxlLocks } from "./libxl-lock.ts";
@@ -21,7 +21,7 @@ import { createXenHvm } from "./xen-hvm.ts";
 import { createXenMonitor, type MonitorPath, type XenMonitor } from "./xen-monitor.ts";
 import { createXenPv, type UsbbackBinding } from "./xen-pv.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
-import { createXenRecords } from "./xen-records.ts";
+import { createXenRecords, type XenPort, type XenRecords } from "./xen-records.ts";
 import { portKey, type QemuSight, type View, viewOf } from "./xen-view.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
@@ -71,6 +71,8 @@ export type XenDomain = Pick<Domains, "attach" | "detach"> & {
   end(): void;
 };
 
+type Held = { readonly busid: string; readonly mark: Mark | null };
+
 const NOTHING_MADE: Pick<XenSide, "nextDevid" | "emulated" | "backends" | "pending" | "phantoms" | "notSaveable"> = {
   nextDevid: 0,
   emulated: false,
@@ -89,6 +91,8 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
   let doubt: string | null = null;
   let ended = false;
   const busy = new Map<string, number>();
+  /** What we have written since the last look. */
+  const own = new Map<string, Held>();
   const settling: Settled = createSettling(clock, timings, () => void life.refresh());
   const monitor: XenMonitor | null =
     deviceModel === null || deviceModel.paths.length === 0
@@ -178,6 +182,7 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
           freeSlots: [],
           xen: sideOf(obstacle, shown, backends, facts.type === "hvm" && qemu?.ok === true),
         },
+        done: () => own.clear(),
       });
     });
   const look = async (seen: XenFacts, qemu: QemuSight | null): Promise<View | null> => {
@@ -232,11 +237,25 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
     deps,
   );
 
-  const records = createXenRecords(store, { domid, vm });
+  const written = createXenRecords(store, { domid, vm });
+  const records: XenRecords = {
+    ...written,
+    set: async (port, mark) => noted(port, { busid: mark.busid, mark }, await written.set(port, mark)),
+    clear: async (port, busid, mark) => noted(port, { busid: "", mark: null }, await written.clear(port, busid, mark)),
+  };
+  const noted = <T extends { readonly ok: boolean }>({ devid, port }: XenPort, held: Held, done: T): T => {
+    if (done.ok) own.set(portKey(devid, port), held);
+    return done;
+  };
   const shared = {
     life,
     records,
-    facts: () => facts ?? { records: [], marks: new Map() },
+    holds: ({ devid, port }: XenPort): Held =>
+      own.get(portKey(devid, port)) ?? {
+        busid: facts?.records.find((one) => one.devid === devid)?.holds.get(port) ?? "",
+        mark: facts?.marks.get(portKey(devid, port)) ?? null,
+      },
+    isRecorded: (devid: number): boolean => facts?.records.some((one) => one.devid === devid && one.type === "devicemodel") ?? false,
     onPort: async <T>({ devid, port }: { readonly devid: number; readonly port: number }, run: () => Promise<T>): Promise<T> => {
       const at = portKey(devid, port);
       busy.set(at, (busy.get(at) ?? 0) + 1);

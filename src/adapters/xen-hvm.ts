@@ -16,7 +16,7 @@ import type { ActionOptions, Domains } from "../model/contracts.ts";
 import { err, type Result } from "../model/result.ts";
 import { transient } from "../protocol/qmp-usb.ts";
 import { idOf } from "../protocol/qom-usb.ts";
-import { devidOf, type Mark, markOf, parsePortPath, type UsbRecord } from "../protocol/xenstore-usb.ts";
+import { devidOf, type Mark, markOf, parsePortPath } from "../protocol/xenstore-usb.ts";
 import { createDeviceModel, type DeviceModelDeps, type Ids, ownIds } from "./device-model.ts";
 import type { Life } from "./domain-life.ts";
 import type { QmpSession } from "./qmp-client.ts";
@@ -26,8 +26,10 @@ export type XenActions = Pick<Domains, "attach" | "detach">;
 export type XenActionDeps = {
   readonly life: Life;
   readonly records: XenRecords;
-  /** What xenstore was last seen to hold. */
-  readonly facts: () => { readonly records: readonly UsbRecord[]; readonly marks: ReadonlyMap<string, Mark> };
+  /** What a port is known to be recorded to hold, by the last look and what we have written since; busid "": nothing. */
+  readonly holds: (port: XenPort) => { readonly busid: string; readonly mark: Mark | null };
+  /** Whether libxl knows this emulated controller. */
+  readonly isRecorded: (devid: number) => boolean;
   /** Runs an action on a port: what is seen there meanwhile is nobody else's doing. */
   readonly onPort: <T>(port: XenPort, run: () => Promise<T>) => Promise<T>;
 };
@@ -40,7 +42,7 @@ const xenIds: Ids = {
   },
 };
 
-export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, session: QmpSession, deps: DeviceModelDeps): XenActions {
+export function createXenHvm({ life, records, holds, isRecorded, onPort }: XenActionDeps, session: QmpSession, deps: DeviceModelDeps): XenActions {
   /** Marks of what is being attached, by id: the object that is read back is ours. */
   const marks = new Map<string, Mark>();
   const making = new Map<string, Promise<Result<null, ActionError>>>();
@@ -61,7 +63,7 @@ export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, se
 
   const portOf = (bus: string, port: number, create: NewController | null): XenPort | null => {
     const devid = devidOf(bus);
-    const isKnown = devid !== null && (create !== null || facts().records.some((one) => one.devid === devid && one.type === "devicemodel"));
+    const isKnown = devid !== null && (create !== null || names.has(bus) || isRecorded(devid));
     return isKnown ? { devid, type: "devicemodel", port } : null;
   };
 
@@ -127,9 +129,7 @@ export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, se
     await life.settled();
     const blocked = life.blocked();
     if (blocked !== null) return err(blocked);
-    const { records: seen, marks: marked } = facts();
-    const busid = seen.find(({ devid }) => devid === port.devid)?.holds.get(port.port) ?? "";
-    const mark = marked.get(`${String(port.devid)}/${String(port.port)}`) ?? null;
+    const { busid, mark } = holds(port);
     const clear = () => (busid === "" ? Promise.resolve({ ok: true, value: undefined } as const) : records.clear(port, busid, mark));
     const bare = parsePortPath(at.path) !== null;
     return await onPort(port, () =>

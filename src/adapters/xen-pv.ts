@@ -36,7 +36,7 @@ const CALLED_OFF = transient("CalledOff", "The action was called off.");
 const GONE: Result<never, ActionError> = err(transient("DomainGone", "This life of the domain is over."));
 
 export function createXenPv(deps: XenPvDeps): XenActions {
-  const { life, records, facts, onPort, domid, store, usbback, clock, timings } = deps;
+  const { life, records, holds, onPort, domid, store, usbback, clock, timings } = deps;
   const making = new Map<number, Promise<Result<null, ActionError>>>();
 
   const pause = (ms: number): Promise<void> =>
@@ -178,9 +178,7 @@ export function createXenPv(deps: XenPvDeps): XenActions {
   const detach = async (at: Attached, port: XenPort, { onStep }: ActionOptions): Promise<Outcome> => {
     const blocked = await begin();
     if (blocked !== null) return err(blocked);
-    const { records: seen, marks } = facts();
-    const busid = seen.find(({ devid }) => devid === port.devid)?.holds.get(port.port) ?? "";
-    const mark = marks.get(`${String(port.devid)}/${String(port.port)}`) ?? null;
+    const { busid, mark } = holds(port);
     return await onPort(port, () =>
       life.change(async (): Promise<Outcome> => {
         onStep(`clearing port ${String(at.port)} of ${at.bus}`);

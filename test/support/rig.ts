@@ -172,7 +172,7 @@ export async function createRig(given: Given = {}, timings: Partial<Timings> = {
     },
     async start() {
       app = await createApp(
-        { ...host.paths, xenstore: null, xenLib: join(host.root, "xen"), xl: "xl", timings: { ...smallTimings, ...timings } },
+        { ...host.paths, timings: { ...smallTimings, ...timings } },
         { log },
       );
       await app.start();
