@@ -3,7 +3,15 @@
  * device has left, record first as well, for a dead one stops every other attach of the host. On a controller that libxl does not know:
  * as on plain QEMU.
  */
-import { type ActionError, type Attached, type NewController, type Outcome, type Place, xenControllerId, xenDeviceId } from "../model/action.ts";
+import {
+  type ActionError,
+  type Attached,
+  type NewController,
+  type Outcome,
+  type Place,
+  xenControllerId,
+  xenDeviceId,
+} from "../model/action.ts";
 import type { ActionOptions, Domains } from "../model/contracts.ts";
 import { err, type Result } from "../model/result.ts";
 import { transient } from "../protocol/qmp-usb.ts";
@@ -32,11 +40,7 @@ const xenIds: Ids = {
   },
 };
 
-export function createXenHvm(
-  { life, records, facts, onPort }: XenActionDeps,
-  session: QmpSession,
-  deps: DeviceModelDeps,
-): XenActions {
+export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, session: QmpSession, deps: DeviceModelDeps): XenActions {
   /** Marks of what is being attached, by id: the object that is read back is ours. */
   const marks = new Map<string, Mark>();
   const making = new Map<string, Promise<Result<null, ActionError>>>();
@@ -79,7 +83,8 @@ export function createXenHvm(
   };
   const ensure = (controller: NewController): Promise<Result<null, ActionError>> => {
     const bus = `${xenIds.controller(controller)}.0`;
-    if (life.seen().controllers.some((one) => one.bus === bus && one.name === controller.name)) return Promise.resolve({ ok: true, value: null });
+    if (life.seen().controllers.some((one) => one.bus === bus && one.name === controller.name))
+      return Promise.resolve({ ok: true, value: null });
     let made = making.get(bus);
     if (made === undefined) {
       made = life.change(() => make(controller)).finally(() => making.delete(bus));
@@ -169,4 +174,3 @@ const CALLED_OFF = transient("CalledOff", "The action was called off.");
 
 /** QEMU said no: nothing was done. After a time-out or a lost monitor something may have been. */
 const isKnownFailure = ({ reason }: ActionError): boolean => reason !== "TimedOut" && reason !== "MonitorLost" && reason !== "CalledOff";
-

@@ -5,7 +5,17 @@
 import type { ActionError } from "../model/action.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import { transient } from "../protocol/qmp-usb.ts";
-import { formatMark, type Mark, type NewRecord, number, parseMark, paths, portPath, type PortPlace, recordWrites } from "../protocol/xenstore-usb.ts";
+import {
+  formatMark,
+  type Mark,
+  type NewRecord,
+  number,
+  parseMark,
+  paths,
+  portPath,
+  type PortPlace,
+  recordWrites,
+} from "../protocol/xenstore-usb.ts";
 import { every } from "./xen-read.ts";
 import type { TransactionEnd, XenstoreClient } from "./xenstore-client.ts";
 import type { XenstoreError, XenstoreNodes } from "./xenstore-nodes.ts";

@@ -153,7 +153,12 @@ function recordObject(facts: XenFacts, record: UsbRecord, port: number, busid: s
     attached,
   };
   return mark === null
-    ? { ...base, ours: false, inode: null, filter: { ...NO_FILTER, bus: place?.bus ?? null, hostport: place?.hostport ?? busid.slice(0, 64) } }
+    ? {
+        ...base,
+        ours: false,
+        inode: null,
+        filter: { ...NO_FILTER, bus: place?.bus ?? null, hostport: place?.hostport ?? busid.slice(0, 64) },
+      }
     : { ...base, ours: true, inode: mark.inode, filter: { ...NO_FILTER, bus: mark.bus, address: mark.address } };
 }
 
@@ -164,7 +169,13 @@ const markFor = ({ facts }: ViewInput, { devid, holds }: UsbRecord, port: number
 };
 
 /** Walks the ports of a record: `agree` and `differ` tell what to show of one. */
-function walk(input: ViewInput, record: UsbRecord, objectAt: (port: number) => string | null, agree: (port: number) => LiveObject | null, differ: (port: number) => LiveObject | null): Ports {
+function walk(
+  input: ViewInput,
+  record: UsbRecord,
+  objectAt: (port: number) => string | null,
+  agree: (port: number) => LiveObject | null,
+  differ: (port: number) => LiveObject | null,
+): Ports {
   const objects: LiveObject[] = [];
   const disagreeing: string[] = [];
   const bus = busOfRecord(record);
@@ -245,7 +256,9 @@ function bareRecords(input: ViewInput, record: UsbRecord): Ports {
 /** Xen's own limit: QEMU cannot load such a state again, and the domain is lost. */
 function notSaveable({ type }: XenFacts, qemu: QemuSight | null): string | null {
   if (type !== "hvm" || qemu === null) return null;
-  const added = qemu.listing.controllers.find(({ path }) => path.startsWith("/machine/peripheral/xenusb-") || path.startsWith("/machine/peripheral/plugherd-"));
+  const added = qemu.listing.controllers.find(
+    ({ path }) => path.startsWith("/machine/peripheral/xenusb-") || path.startsWith("/machine/peripheral/plugherd-"),
+  );
   const what =
     added !== undefined
       ? `its USB controller ${added.name ?? added.bus} was added after its start or by \`usbctrl\``

@@ -26,7 +26,14 @@ import { AWAY, createXenstoreNodes, errorOf, type XenstoreError, type XenstoreNo
 import { createXenstoreSession, type XenstoreSession } from "./xenstore-session.ts";
 
 /** up: connected, with every watch registered; read everything again. life: 1 for the first connection, and one more for each later one. */
-export type XenstoreChange = { readonly kind: "up"; readonly life: number } | { readonly kind: "down"; readonly message: string };
+export type XenstoreChange =
+  | { readonly kind: "up"; readonly life: number }
+  | {
+      readonly kind: "down";
+      readonly message: string;
+      /** false: no connection has been tried yet. */
+      readonly tried: boolean;
+    };
 export type WatchNews =
   /** Something at or below the watched path may be different: look. Also right after each registration. path: the changed node or the watched one. */
   | { readonly kind: "fired"; readonly path: string }
@@ -66,7 +73,7 @@ type Held = { readonly path: string; readonly token: string; readonly out: Subsc
 
 /** @param path - of the daemon's socket */
 export function createXenstoreClient(path: string, { timings, clock, random, log }: XenstoreClientDeps): XenstoreClient {
-  const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet" });
+  const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet", tried: false });
   const held = new Map<string, Held>();
   const transactions = createGate(MAX_TRANSACTIONS);
   const registering = createGate(MAX_REGISTERING);
@@ -102,7 +109,7 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
     }
     const ended = await session.closed;
     if (current === session) current = null;
-    changes.next({ kind: "down", message: ended });
+    changes.next({ kind: "down", message: ended, tried: true });
     if (!signal.aborted) log.warn("xenstored lost", { path, reason: ended });
     return ended;
   };
@@ -130,7 +137,8 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
     if (problem === null || value === "connecting" || value === "negotiating" || problem.kind === "closed") return;
     if (problem.kind === "bug") log.error("a bug of plugherd; xenstored is tried again", { path, message: problem.message });
     const last = changes.value;
-    if (!closed && (last.kind === "up" || last.message !== problem.message)) changes.next({ kind: "down", message: problem.message });
+    if (!closed && (last.kind === "up" || last.message !== problem.message))
+      changes.next({ kind: "down", message: problem.message, tried: true });
   });
   const send = (type: ConnectionEvent["type"]): void => {
     if (actor.getSnapshot().status === "active") actor.send({ type });
@@ -187,7 +195,7 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
       send("STOP");
       current?.close(CLOSED_BY_US);
       current = null;
-      changes.next({ kind: "down", message: CLOSED_BY_US });
+      changes.next({ kind: "down", message: CLOSED_BY_US, tried: true });
       changes.complete();
       for (const { out } of [...held.values()]) out.complete();
     },

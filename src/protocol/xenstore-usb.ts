@@ -56,12 +56,9 @@ export type PortPlace = { readonly domid: number; readonly devid: number; readon
 /** Inverse of {@link portPath}; null: another path. */
 export function parsePortPath(path: string): PortPlace | null {
   const emulated = /^\/libxl\/(\d{1,5})\/device\/vusb\/(\d{1,5})\/port\/(\d{1,3})$/.exec(path);
-  if (emulated !== null)
-    return { domid: Number(emulated[1]), devid: Number(emulated[2]), type: "devicemodel", port: Number(emulated[3]) };
+  if (emulated !== null) return { domid: Number(emulated[1]), devid: Number(emulated[2]), type: "devicemodel", port: Number(emulated[3]) };
   const pv = /^\/local\/domain\/0\/backend\/(qusb|vusb)\/(\d{1,5})\/(\d{1,5})\/port\/(\d{1,3})$/.exec(path);
-  return pv === null
-    ? null
-    : { domid: Number(pv[2]), devid: Number(pv[3]), type: pv[1] === "vusb" ? "pv" : "qusb", port: Number(pv[4]) };
+  return pv === null ? null : { domid: Number(pv[2]), devid: Number(pv[3]), type: pv[1] === "vusb" ? "pv" : "qusb", port: Number(pv[4]) };
 }
 
 /** What of a record was read; null: no such node. */
