@@ -61,7 +61,7 @@ export function createAgent(port: number): Agent {
       });
       socket.on("error", (error) => {
         finish(() => {
-          reject(error);
+          reject(new Error(`the host's agent, ${head.trim()}: ${error.message}`));
         });
       });
       socket.on("close", () => {

@@ -123,7 +123,7 @@ export async function startMachine(options: MachineOptions): Promise<Machine> {
       alive();
       // The forwarded port answers with a reset until the agent listens.
       const answer = await agent.run("echo shell-ok", 15_000).catch((error: unknown) => ({ rc: -1, out: String(error) }));
-      if (answer.out.includes("shell-ok")) break;
+      if (answer.rc === 0 && answer.out.includes("shell-ok")) break;
       if (Date.now() > end) throw new Error(`the test host does not answer: ${answer.out}\n${consoleTail()}`);
       await sleep(100);
     }

@@ -49,6 +49,6 @@ export function xenConfig(name: string, config: XenConfig): string {
 }
 
 /** The PV domain of the `guests` snapshot: with a controller from its configuration, since none can be made later without one. */
-export const PV1 = { name: "pv1", config: { type: "pv", usbctrl: ["type=qusb,version=2,ports=4"] } } as const;
+export const PV1 = { name: "pv1", config: { type: "pv", usbctrl: ["type=qusb,version=2,ports=4"], onReboot: "restart" } } as const;
 /** The HVM domain of the `guests` snapshot: without any controller. */
-export const HVM1 = { name: "hvm1", config: { type: "hvm" } } as const;
+export const HVM1 = { name: "hvm1", config: { type: "hvm", onReboot: "restart" } } as const;

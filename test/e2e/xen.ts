@@ -17,6 +17,8 @@ export type UsbController = {
   readonly version: number;
   readonly ports: readonly { readonly port: number; readonly device: { readonly bus: number; readonly address: number } | null }[];
 };
+/** A mark of plugherd's beside libxl's tree: what it says it has attached there (product.md §2). */
+export type Mark = { readonly devid: number; readonly port: number; readonly busid: string; readonly at: string; readonly id: string };
 /** A node as `xenstore-ls -fp` prints it; permissions as `n0,r7`. */
 export type XsNode = { readonly path: string; readonly value: string; readonly perms: string };
 
@@ -32,6 +34,8 @@ export type XenDomain = {
   /** null: there is none of that name. */
   domid(): Promise<number | null>;
   usbList(): Promise<UsbController[]>;
+  /** What `xl usb-list` says and what plugherd's marks say, read together. */
+  records(): Promise<{ readonly controllers: UsbController[]; readonly marks: Mark[] }>;
   /** How much its guest has written so far. */
   consoleSize(): Promise<number>;
   /** Waits until the guest's own kernel has, or no longer has, a device of those ids; told by what it wrote after `from`. */
@@ -84,6 +88,14 @@ export function parseTree(text: string): XsNode[] {
     return path === undefined || value === undefined || perms === undefined ? [] : [{ path, value, perms }];
   });
 }
+
+const MARK = /^\/libxl\/\d+\/plugherd\/(\d+)\/(\d+)$/;
+const marksIn = (nodes: readonly XsNode[]): Mark[] =>
+  nodes.flatMap(({ path, value }) => {
+    const [, devid, port] = MARK.exec(path) ?? [];
+    const [busid = "", at = "", , id = ""] = value.split(" ");
+    return devid === undefined ? [] : [{ devid: Number(devid), port: Number(port), busid, at, id }];
+  });
 
 /** What the last "DOMU usb" line says. */
 const lastSeen = (console: string): string =>
@@ -138,6 +150,10 @@ export function createXen({ sh, run, qemu, write }: Pick<Host, "sh" | "run" | "q
         return rc === 0 ? Number(out.trim()) : null;
       },
       usbList: async () => parseUsbList(await xl(`usb-list ${name}`)),
+      records: async () => {
+        const out = await sh(`d=$(xl domid ${name}) || exit 1; xl usb-list $d; xenstore-ls -fp /libxl/$d/plugherd 2>/dev/null || true`);
+        return { controllers: parseUsbList(out), marks: marksIn(parseTree(out)) };
+      },
       consoleSize: async () => Number(await sh(`stat -c %s ${consolePath()} 2>/dev/null || echo 0`)),
       sees: async (ids, present, { from = 0, timeoutMs = 60_000 } = {}) => {
         await until(
@@ -175,39 +191,73 @@ export function createXen({ sh, run, qemu, write }: Pick<Host, "sh" | "run" | "q
   };
 }
 
-/** Every device that `xl usb-list` shows, as `bus.address`, sorted. */
+/** A device that a domain should have; `ours`: plugherd attached it, so there is a mark (default true). */
+export type Wanted = Plugged & { readonly ours?: boolean };
+const at = ({ bus, address }: Pick<Plugged, "bus" | "address">): string => `${String(bus)}.${String(address)}`;
+const same = (one: readonly string[], other: readonly string[]): boolean =>
+  JSON.stringify([...one].sort()) === JSON.stringify([...other].sort());
+
+/** Every device that `xl usb-list` shows, as `bus.address`. */
 export const listed = (controllers: readonly UsbController[]): string[] =>
-  controllers
-    .flatMap(({ ports }) => ports.flatMap(({ device }) => (device === null ? [] : [`${String(device.bus)}.${String(device.address)}`])))
-    .sort();
+  controllers.flatMap(({ ports }) => ports.flatMap(({ device }) => (device === null ? [] : [at(device)])));
 
 /** Waits until `xl usb-list` shows exactly these devices. */
-export const untilListed = (
-  domain: XenDomain,
-  devices: readonly { bus: number; address: number }[],
-  timeoutMs = 20_000,
-): Promise<UsbController[]> =>
+export const untilListed = (domain: XenDomain, devices: readonly Plugged[], timeoutMs = 20_000): Promise<UsbController[]> =>
   until(
     `xl usb-list ${domain.name} shows exactly ${JSON.stringify(devices)}`,
     async () => {
       const seen = await domain.usbList();
-      if (JSON.stringify(listed(seen)) === JSON.stringify(devices.map(({ bus, address }) => `${String(bus)}.${String(address)}`).sort()))
-        return seen;
+      if (same(listed(seen), devices.map(at))) return seen;
       throw new Error(JSON.stringify(seen));
     },
     { timeoutMs, everyMs: 100 },
   );
 
-/** Waits until the qusb backend in its QEMU has exactly these devices, each by bus and port as its object names them. */
-export const untilServed = (domain: XenDomain, devices: readonly Plugged[], timeoutMs = 60_000): Promise<UsbHost[]> =>
+/** Waits until the domain's QEMU has exactly these devices and every one of them is open, on whichever controller: by address, or (qusb) by port. */
+export const untilHeld = (domain: XenDomain, devices: readonly Plugged[], timeoutMs = 60_000): Promise<UsbHost[]> =>
   until(
-    `${domain.name}'s qusb backend has exactly ${JSON.stringify(devices)}`,
+    `${domain.name}'s QEMU has exactly ${JSON.stringify(devices)}`,
     async () => {
       const seen = await domain.qemu.usbHosts();
-      const found = seen.map(({ hostbus, hostport }) => `${String(hostbus)}-${hostport ?? ""}`).sort();
-      if (JSON.stringify(found) === JSON.stringify(devices.map(({ busid }) => busid).sort()) && seen.every(({ attached }) => attached))
+      const found = seen.map(({ hostbus, hostaddr, hostport }) => {
+        const device = devices.find(({ bus, address, busid }) =>
+          hostport === null ? bus === hostbus && address === hostaddr : busid === `${String(hostbus)}-${hostport}`,
+        );
+        return device?.busid ?? "another";
+      });
+      if (
+        same(
+          found,
+          devices.map(({ busid }) => busid),
+        ) &&
+        seen.every(({ attached }) => attached)
+      )
         return seen;
       throw new Error(`it has ${JSON.stringify(seen)}`);
     },
     { timeoutMs },
   );
+
+/**
+ * Waits until everything agrees: QEMU has exactly these devices, `xl usb-list` shows exactly these, and plugherd's marks name those that are
+ * ours, each with its present enumeration and the object that QEMU has.
+ */
+export async function untilRight(domain: XenDomain, devices: readonly Wanted[], timeoutMs = 60_000): Promise<UsbHost[]> {
+  const objects = await untilHeld(domain, devices, timeoutMs);
+  const ours = devices.filter((device) => device.ours !== false);
+  await until(
+    `records and marks of ${domain.name} name exactly ${JSON.stringify(devices)}`,
+    async () => {
+      const { controllers, marks } = await domain.records();
+      const marked = marks.map((mark) => `${mark.busid} ${mark.at} ${objects.some(({ id }) => id === mark.id) ? "seen" : mark.id}`);
+      const right = same(
+        marked,
+        ours.map((device) => `${device.busid} ${at(device)} seen`),
+      );
+      if (right && same(listed(controllers), devices.map(at))) return true;
+      throw new Error(`${JSON.stringify(controllers)} ${JSON.stringify(marks)}`);
+    },
+    { timeoutMs: 20_000, everyMs: 200 },
+  );
+  return objects;
+}

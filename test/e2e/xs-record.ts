@@ -26,10 +26,12 @@ export type XsProxy = {
   /** Forgets what was recorded. */
   clear(): Promise<void>;
   /**
-   * SIGKILL for the process at the n-th change from now on: `before` it reaches xenstored, or `after` xenstored has answered and before the
-   * answer is handed on.
+   * SIGKILL for the process at the n-th change from now on (of that type, where given): `before` it reaches xenstored, or `after` xenstored has
+   * answered and before the answer is handed on.
    */
-  killAt(pid: number, n: number, when: "before" | "after"): Promise<void>;
+  killAt(pid: number, n: number, when: "before" | "after", type?: string): Promise<void>;
+  /** Takes an order back that was not carried out. */
+  disarm(): Promise<void>;
   stop(): Promise<void>;
 };
 
@@ -83,8 +85,11 @@ export async function startProxy({ sh }: Pick<Host, "sh">): Promise<XsProxy> {
     clear: async () => {
       await sh(`: > ${log}`);
     },
-    killAt: async (pid, n, when) => {
-      await sh(`echo "${String(pid)} ${String(n)} ${when}" > ${order}.new; mv ${order}.new ${order}`);
+    disarm: async () => {
+      await sh(`rm -f ${order}`);
+    },
+    killAt: async (pid, n, when, type = "any") => {
+      await sh(`echo "${String(pid)} ${String(n)} ${when} ${type}" > ${order}.new; mv ${order}.new ${order}`);
     },
     stop: async () => {
       await sh(`kill "$(cat ${pidfile})"`);

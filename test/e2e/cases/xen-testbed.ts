@@ -1,9 +1,8 @@
 /** The control on Xen: the host, its domains, `xl` and the recorders, without plugherd. When this fails, the testbed is broken and not the program. */
 import assert from "node:assert/strict";
 import type { Case } from "../case.ts";
-import { untilAttached } from "../inner.ts";
 import { until } from "../waiting.ts";
-import { untilListed, untilServed } from "../xen.ts";
+import { untilHeld, untilListed } from "../xen.ts";
 
 const STICK = "46f4:0001";
 
@@ -27,12 +26,12 @@ export const xenTestbedCases: readonly Case[] = [
       await host.sh(`XENSTORED_PATH=${proxy.socket} xl usbdev-attach hvm1 ${place} controller=0 port=2`);
       const [controller] = await untilListed(hvm, [stick]);
       assert.deepEqual([controller?.type, controller?.version, controller?.ports[1]?.device?.address], ["devicemodel", 3, stick.address]);
-      const [object] = await untilAttached(hvm.qemu, [stick]);
+      const [object] = await untilHeld(hvm, [stick]);
       assert.deepEqual([object?.id, object?.port], [`xenusb-${String(stick.bus)}-${String(stick.address)}`, "2"]);
       await hvm.sees(STICK, true);
       assert.equal(await xen.read(record), "2-1");
       await host.sh(`XENSTORED_PATH=${proxy.socket} xl usbdev-detach hvm1 0 2`);
-      await untilAttached(hvm.qemu, []);
+      await untilHeld(hvm, []);
       await hvm.sees(STICK, false);
       const writes = (await proxy.changes()).filter(({ type }) => type === "WRITE");
       assert.deepEqual(
@@ -42,10 +41,10 @@ export const xenTestbedCases: readonly Case[] = [
 
       await xen.xl(`usbdev-attach pv1 ${place} controller=0 port=1`);
       await untilListed(pv, [stick]);
-      await untilServed(pv, [stick]);
+      await untilHeld(pv, [stick]);
       await pv.sees(STICK, true);
       await xen.xl("usbdev-detach pv1 0 1");
-      await untilServed(pv, []);
+      await untilHeld(pv, []);
       await pv.sees(STICK, false);
       const backend = `/local/domain/0/backend/qusb/${String(pvId)}/0`;
       const node = (await xen.tree(backend)).find(({ path }) => path === `${backend}/port/1`);

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """xs-proxy.py LISTEN XENSTORED LOG ORDER: a way to xenstored that writes every request with its answer to LOG, a JSON object a line.
 
-ORDER is a file that may come up at any time, with "PID N before|after": SIGKILL for PID at the N-th request from then on that changes something
-(or begins or ends a transaction), before it is handed on to xenstored, or after xenstored has answered. The file is removed when that is done."""
+ORDER is a file that may come up at any time, with "PID N before|after TYPE": SIGKILL for PID at the N-th request of that TYPE from then on (any: that
+changes something, or begins or ends a transaction), before it is handed on to xenstored, or after xenstored has answered. The file is removed when that is
+done; one that is removed by somebody else is no order any more."""
 import json, os, signal, socket, struct, sys, threading, time
 
 listen, real, log_path, order_path = sys.argv[1:5]
@@ -11,7 +12,7 @@ NAMES = {1: "DIRECTORY", 2: "READ", 3: "GET_PERMS", 4: "WATCH", 5: "UNWATCH", 6:
 CHANGING = {6, 7, 11, 12, 13, 14}
 lock = threading.Lock()
 log = open(log_path, "a", buffering=1)
-order = None  # [pid, changes still to come, when]
+order = None  # [pid, requests still to come, when, type, the file's identity]
 clients = 0
 
 
@@ -29,19 +30,23 @@ def message(sock):
     return kind, request, tx, head + exactly(length)
 
 
-def due(when_now):
+def due(kind, when_now):
     """Whether the order is for this moment of this change; counts the change when it comes in."""
     global order
     with lock:
+        try:
+            found = os.stat(order_path).st_ino
+        except OSError:
+            order = None
+            return False
+        if order is None or order[4] != found:
+            pid, n, when, what = open(order_path).read().split()
+            order = [int(pid), int(n), when, what, found]
+        if order[3] not in ("any", NAMES[kind]):
+            return False
         if when_now == "before":
-            if order is None:
-                try:
-                    pid, n, when = open(order_path).read().split()
-                    order = [int(pid), int(n), when]
-                except OSError:
-                    return False
             order[1] -= 1
-        if order is None or order[1] != 0 or order[2] != when_now:
+        if order[1] != 0 or order[2] != when_now:
             return False
         os.kill(order[0], signal.SIGKILL)
         order = None
@@ -69,7 +74,7 @@ def serve(client, number):
                     # An answer to the start of a transaction is its number.
                     number_of = int(whole[16:].rstrip(b"\0")) if asked[0] == 6 and kind != 16 else asked[1]
                     entry(asked[0], number_of, asked[2], error)
-                    if asked[0] in CHANGING and due("after"):
+                    if asked[0] in CHANGING and due(asked[0], "after"):
                         break
                 client.sendall(whole)
         except (EOFError, OSError):
@@ -80,7 +85,7 @@ def serve(client, number):
     try:
         while True:
             kind, request, tx, whole = message(client)
-            if kind in CHANGING and due("before"):
+            if kind in CHANGING and due(kind, "before"):
                 entry(kind, tx, whole[16:], None)
                 break
             pending[request] = (kind, tx, whole[16:])
