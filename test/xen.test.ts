@@ -182,6 +182,17 @@ describe("HVM", () => {
     await untilListed("hvm1", ["0:1 1.3"]);
   });
 
+  test("a dead record of the 2014 layout is cleared; a live device in it is adopted", async () => {
+    await start([{ name: "hvm1", type: "hvm", usbversion: 3 }], { host: [DONGLE], files: {} });
+    xen.store.write("/libxl/1/usb/hostdev-0001-0009/hostaddr", "9");
+    xen.store.write("/libxl/1/usb/hostdev-0001-0002/hostaddr", "2");
+    rig.host.attachByHand("hvm1", "1-1", "usb-hostdev-0001.0002");
+    rig.host.files.write({ "hvm1.yaml": fileOf("hvm1") });
+    await rig.until("hvm1/stick", "Attached/Adopted");
+    await rig.wait(() => xen.dump().filter((line) => line.includes("hostdev-0001-0009")));
+    expect(xen.dump().filter((line) => line.includes("hostdev-0001-0002"))).not.toEqual([]);
+  });
+
   test("a controller that libxl does not know is used under ids of our own, with no record", async () => {
     await start([{ name: "hvm1", type: "hvm", usbversion: 3 }], { host: [DONGLE] });
     await rig.until("hvm1/stick", "Attached");

@@ -16,7 +16,7 @@ import type { ActionOptions, Domains } from "../model/contracts.ts";
 import { err, type Result } from "../model/result.ts";
 import { transient } from "../protocol/qmp-usb.ts";
 import { idOf } from "../protocol/qom-usb.ts";
-import { devidOf, type Mark, markOf, parsePortPath } from "../protocol/xenstore-usb.ts";
+import { devidOf, type Mark, markOf, parseLegacyPath, parsePortPath } from "../protocol/xenstore-usb.ts";
 import { createDeviceModel, type DeviceModelDeps, type Ids, ownIds } from "./device-model.ts";
 import type { Life } from "./domain-life.ts";
 import type { QmpSession } from "./qmp-client.ts";
@@ -160,12 +160,23 @@ export function createXenHvm(
     );
   };
 
+  const detachLegacy = async (at: Attached, name: string): Promise<Outcome> => {
+    const blocked = life.blocked();
+    if (blocked !== null) return err(blocked);
+    const removed = await life.change(() => records.removeLegacy(name));
+    if (!removed.ok) return removed;
+    life.removeObject(at.path);
+    return { ok: true, value: null };
+  };
+
   return {
     attach: (place, options) => {
       const port = portOf(place.bus, place.port, place.create);
       return port === null ? own.attach(place, options) : attach(place, port, options);
     },
     detach: (at, options) => {
+      const legacy = parseLegacyPath(at.path);
+      if (legacy !== null) return detachLegacy(at, legacy);
       const bare = parsePortPath(at.path);
       const port = bare ?? portOf(at.bus, at.port, null);
       const byId = (idOf(at.path) ?? "").startsWith("xenusb-");

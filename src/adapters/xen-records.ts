@@ -37,6 +37,8 @@ export type XenRecords = {
   clear(port: XenPort, busid: string, mark: Mark | null): Done;
   /** A controller, under a devid that nobody has. @param name - what it is called in files */
   add(controller: Omit<NewRecord, "domid">, name: string): Done;
+  /** A record of the 2014 layout. */
+  removeLegacy(name: string): Done;
   /** Takes it back where it is still ours. */
   remove(controller: Pick<NewRecord, "devid" | "type">, name: string): Done;
 };
@@ -106,6 +108,11 @@ export function createXenRecords(store: Store, { domid, vm }: XenLife): XenRecor
         }
         const marked = await tx.write(paths.controllerMark(domid, controller.devid), name);
         return marked.ok ? ok(null) : marked;
+      }),
+    removeLegacy: (name) =>
+      run(`removing the record ${name}`, async (tx) => {
+        const removed = await tx.remove(`${paths.legacy(domid)}/${name}`);
+        return removed.ok || removed.error.kind === "missing" ? ok(null) : removed;
       }),
     remove: ({ devid, type }, name) =>
       run(`taking back the record of controller ${name}`, async (tx) => {

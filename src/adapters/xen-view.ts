@@ -7,6 +7,7 @@ import { rootPort } from "../protocol/qom-usb.ts";
 import {
   devidOf,
   emulatedBus,
+  legacyObjectId,
   type Mark,
   paths,
   portPath,
@@ -97,6 +98,7 @@ export function viewOf(input: ViewInput): View {
     objects.push(...seen.objects);
     disagreeing.push(...seen.disagreeing);
   }
+  if (qemu !== null) objects.push(...legacyRecords(input, qemu));
   const devids = [...byDevid.keys(), ...facts.names.keys(), ...listed.flatMap(({ bus }) => devidOf(bus) ?? [])];
   return {
     controllers: controllers.sort((a, b) => (a.bus < b.bus ? -1 : a.bus > b.bus ? 1 : 0)),
@@ -251,6 +253,17 @@ function bareRecords(input: ViewInput, record: UsbRecord): Ports {
     return [{ ...object, remark: "Unconfirmed" }];
   });
   return { objects, disagreeing: [] };
+}
+
+/** Records of the 2014 layout behind which there is no object; one that has its object is shown as that. */
+function legacyRecords({ facts, isSettled }: ViewInput, { listing }: QemuSight): readonly LiveObject[] {
+  return facts.legacy.flatMap((name): LiveObject[] => {
+    const id = legacyObjectId(name);
+    if (listing.objects.some((object) => object.id === id) || !isSettled(`legacy ${name}`, "", "port")) return [];
+    const filter = { ...NO_FILTER, hostport: name.slice(0, 64) };
+    const path = `${paths.legacy(facts.domid)}/${name}`;
+    return [{ path, id: null, bus: "legacy", port: "0", ours: false, inode: null, filter, exact: true, attached: false }];
+  });
 }
 
 /** Xen's own limit: QEMU cannot load such a state again, and the domain is lost. */
