@@ -1,4 +1,6 @@
 /** Domains of Xen's through the whole daemon, on the simulated Xen host: xenstore, xl, device models, guests. */
+import { connect } from "node:net";
+import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import type { Given } from "../src/sim/scenario-file.ts";
 import type { SimXen } from "../src/sim/xen.ts";
@@ -198,6 +200,27 @@ describe("HVM", () => {
     await rig.until("hvm1/stick", "Attached");
     expect(objectIds("hvm1")).toEqual([expect.stringMatching(/^plugherd-1-2-\d+$/)]);
     expect(written(0)).toEqual([]);
+  });
+
+  test("where xentop holds the statistics monitor, libxl's own is borrowed for each operation, and xl works beside us", async () => {
+    await start([{ name: "hvm1", type: "hvm", paused: true }], { host: [OTHER] });
+    const socket = join(rig.host.root, "run", "xen", "qmp-libxenstat-1");
+    await rig.stop();
+    const xentop = connect(socket);
+    await new Promise((resolve) => xentop.once("data", resolve));
+    try {
+      await rig.start();
+      rig.host.plug(DONGLE);
+      await rig.until("hvm1/stick", "Attached");
+      expect(rig.app.view.snapshot().domains[0]?.live?.monitor).toMatch(/qmp-libxl-1$/);
+      await ok(xen.xl.usbdevAttach("hvm1", addressOf("1-2")));
+      await untilListed("hvm1", ["0:1 1.3", "0:2 1.2"]);
+      rig.host.unplug("1-1");
+      await untilListed("hvm1", ["0:2 1.2"]);
+      await rig.wait(() => objectIds("hvm1").filter((id) => id !== "xenusb-1-2").map(String));
+    } finally {
+      xentop.destroy();
+    }
   });
 
   test("a monitor of the domain's own is used, and the domain is one", async () => {
