@@ -217,7 +217,11 @@ describe("HVM", () => {
       await untilListed("hvm1", ["0:1 1.3", "0:2 1.2"]);
       rig.host.unplug("1-1");
       await untilListed("hvm1", ["0:2 1.2"]);
-      await rig.wait(() => objectIds("hvm1").filter((id) => id !== "xenusb-1-2").map(String));
+      await rig.wait(() =>
+        objectIds("hvm1")
+          .filter((id) => id !== "xenusb-1-2")
+          .map(String),
+      );
     } finally {
       xentop.destroy();
     }
