@@ -45,6 +45,10 @@ export type Timings = {
   readonly xlMs: number;
   /** Wait for a lock of libxl's; libxl gives a QMP command 10 s, and holds the lock as long (libxl_internal.h, LIBXL_QMP_CMD_TIMEOUT). */
   readonly libxlLockMs: number;
+  /** One write to a driver's `bind` or `unbind`: the kernel answers once the driver has probed or let go of the interface, a slow disk's after seconds. */
+  readonly driverMs: number;
+  /** One command to a qemu-traditional, and before it the wait for its state; xend waited as long for it (tools/python/xen/xend/image.py). */
+  readonly dmCommandMs: number;
   /** Default length of an operator's hold. */
   readonly holdMs: number;
 };
@@ -76,5 +80,7 @@ export const defaultTimings: Timings = {
   transactionBackoffMs: 5,
   xlMs: 10_000,
   libxlLockMs: 12_000,
+  driverMs: 10_000,
+  dmCommandMs: 10_000,
   holdMs: 3_600_000,
 };
