@@ -56,7 +56,8 @@ describe("the lock", () => {
     const locks = create();
     const given = await locks.withLock(path, async () => {
       expect(statSync(path).mode & 0o777).toBe(0o600);
-      expect(await locks.isHeld(path)).toBe(true);
+      expect(await locks.isHeld(path)).toBe(false); // by nobody else
+      expect(await create().isHeld(path)).toBe(true);
       return 7;
     });
     expect(given).toEqual({ ok: true, value: 7 });

@@ -24,7 +24,7 @@ export type LibxlLocks = {
    */
   withLock<T>(path: string, run: () => Promise<T>): Promise<Result<T, LockError>>;
   /**
-   * Whether somebody, we included, holds it now. A file that is missing is held by nobody; when it cannot be told, it is held.
+   * Whether somebody else holds it now. A file that is missing is held by nobody; when it cannot be told, it is held.
    * Takes no lock, so that nobody is made to wait.
    */
   isHeld(path: string): Promise<boolean>;
@@ -97,7 +97,7 @@ export function createLibxlLocks({ clock, timings, command = "flock", proc = "/p
         }
       }),
     async isHeld(path) {
-      if (ours.has(path)) return true;
+      if (ours.has(path)) return false;
       const file = await statOf(path);
       if (file === null) return false;
       const text = readBytesSync(`${proc}/locks`, MAX_LOCKS_BYTES);

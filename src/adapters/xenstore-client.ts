@@ -26,7 +26,14 @@ import { createXenstoreSession, type XenstoreSession, type XenstoreTransport } f
 import { connectXenstore, XENBUS_DEVICE } from "./xenstore-transport.ts";
 
 /** up: connected, with every watch registered; read everything again. life: 1 for the first connection, and one more for each later one. */
-export type XenstoreChange = { readonly kind: "up"; readonly life: number } | { readonly kind: "down"; readonly message: string };
+export type XenstoreChange =
+  | { readonly kind: "up"; readonly life: number }
+  | {
+      readonly kind: "down";
+      readonly message: string;
+      /** false: no connection has been tried yet. */
+      readonly tried: boolean;
+    };
 export type WatchNews =
   /** Something at or below the watched path may be different: look. Also right after each registration. path: the changed node or the watched one. */
   | { readonly kind: "fired"; readonly path: string }
@@ -76,7 +83,7 @@ export function createXenstoreClient(
   path: string,
   { timings, clock, random, log, device = XENBUS_DEVICE }: XenstoreClientDeps,
 ): XenstoreClient {
-  const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet" });
+  const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet", tried: false });
   const held = new Map<string, Held>();
   const transactions = createGate(MAX_TRANSACTIONS);
   const registering = createGate(MAX_REGISTERING);
@@ -112,7 +119,7 @@ export function createXenstoreClient(
     }
     const ended = await session.closed;
     if (current === session) current = null;
-    changes.next({ kind: "down", message: ended });
+    changes.next({ kind: "down", message: ended, tried: true });
     if (!signal.aborted) log.warn("xenstored lost", { path, reason: ended });
     return ended;
   };
@@ -140,7 +147,8 @@ export function createXenstoreClient(
     if (problem === null || value === "connecting" || value === "negotiating" || problem.kind === "closed") return;
     if (problem.kind === "bug") log.error("a bug of plugherd; xenstored is tried again", { path, message: problem.message });
     const last = changes.value;
-    if (!closed && (last.kind === "up" || last.message !== problem.message)) changes.next({ kind: "down", message: problem.message });
+    if (!closed && (last.kind === "up" || last.message !== problem.message))
+      changes.next({ kind: "down", message: problem.message, tried: true });
   });
   const send = (type: ConnectionEvent["type"]): void => {
     if (actor.getSnapshot().status === "active") actor.send({ type });
@@ -197,7 +205,7 @@ export function createXenstoreClient(
       send("STOP");
       current?.close(CLOSED_BY_US);
       current = null;
-      changes.next({ kind: "down", message: CLOSED_BY_US });
+      changes.next({ kind: "down", message: CLOSED_BY_US, tried: true });
       changes.complete();
       for (const { out } of [...held.values()]) out.complete();
     },

@@ -156,6 +156,17 @@ const ALL: readonly Driver[] = [
   bridge("pci-bridge", "base-pci-bridge", "PCI"),
 ];
 
+/** Not on any list: it comes with a controller record in xenstore, never by device_add. */
+export const XEN_BACKEND: Driver = {
+  on: "PCI",
+  name: "xen-backend",
+  parent: "xen-sysdev",
+  ports: null,
+  bridge: null,
+  express: false,
+  pluggable: false,
+  properties: [],
+};
 const BY_NAME = new Map(ALL.map((driver) => [driver.name, driver]));
 const ABSTRACT = new Set([
   "usb-device",

@@ -4,7 +4,7 @@
  * free port gets a hub in between.
  */
 import { ok, type Result } from "../model/result.ts";
-import { type Driver, driverOf, FULL, HIGH, isAbstract, LOW, SUPER, speedNames } from "./qemu-drivers.ts";
+import { type Driver, driverOf, FULL, HIGH, isAbstract, LOW, SUPER, speedNames, XEN_BACKEND } from "./qemu-drivers.ts";
 import { propertyValue, type Refusal, refuse } from "./qemu-values.ts";
 
 export type SimPort = { readonly path: string; speeds: number; readonly hub: SimDevice | null };
@@ -41,7 +41,8 @@ export type SimDevice = {
   /** A PCI unplug was asked for and waits for the guest. */
   leaving: boolean;
 };
-export type MachineKind = "pc" | "q35" | "none";
+/** xenpv: a Xen device model without a machine around it, for PV and PVH domains. */
+export type MachineKind = "pc" | "q35" | "none" | "xenpv";
 /** usb-host opens its device here; a refusal ends the device_add. */
 export type Realize = (device: SimDevice) => Result<unknown, Refusal>;
 
@@ -268,6 +269,25 @@ export function createMachine(kind: MachineKind, strict: boolean, realizeHost: R
         ] as const;
         put(`ich9-usb-uhci${String(n + 1)}`, `device[${String(14 + n)}]`, shared);
       }
+    },
+    /** The device model's half of a `qusb` controller: a bus `<id>.0` that hangs on no PCI bus. Source: QEMU hw/usb/xen-usb.c. */
+    addXenUsb(id: string, ports: number): SimDevice {
+      const path = `/machine/peripheral/${id}`;
+      const on: SimBus = {
+        name: "xen-sysbus",
+        kind: "PCI",
+        path: "/machine/unattached/xen-sysbus",
+        hotplug: false,
+        children: new Map(),
+        nextChild: 0,
+        free: [],
+      };
+      const made = place(XEN_BACKEND, id, path, on, new Map(), true);
+      if (!made.ok) throw new Error(made.error.desc);
+      const bus = makeBus(`${id}.0`, "usb-bus", path, true);
+      made.value.buses.push(bus);
+      for (let n = 1; n <= ports; n += 1) bus.free.push({ path: String(n), speeds: LOW | FULL | HIGH, hub: null });
+      return made.value;
     },
     /** @returns what left, in the order in which QEMU tells */
     remove(device: SimDevice): readonly SimDevice[] {

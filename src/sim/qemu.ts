@@ -70,7 +70,10 @@ export function createQemu(options: QemuOptions, { delays, timers, emit, exit }:
   const [major = 0, minor = 0, micro = 0] = version;
   /** Exact types since 9.2. */
   const strict = major > 9 || (major === 9 && minor >= 2);
-  const machineType = kind === "none" ? "none-machine" : `pc-${kind === "pc" ? "i440fx" : "q35"}-${String(major)}.${String(minor)}-machine`;
+  const machineType =
+    kind === "none" || kind === "xenpv"
+      ? `${kind}-machine`
+      : `pc-${kind === "pc" ? "i440fx" : "q35"}-${String(major)}.${String(minor)}-machine`;
   let status = options.running === false ? "prelaunch" : "running";
   /** The domain's own clock stands still until it first runs; then a second unplug request is refused. */
   let everRan = status === "running";
@@ -321,6 +324,12 @@ export function createQemu(options: QemuOptions, { delays, timers, emit, exit }:
       if (as === "shutdown") emit("SHUTDOWN", { guest: true, reason: "guest-shutdown" });
       else emit("GUEST_PANICKED", { action: "pause" });
       setStatus(as, "STOP");
+    },
+    addXenUsb: (id: string, ports: number) => machine.addXenUsb(id, ports),
+    /** With what hangs on it; nobody is asked. */
+    dropXenUsb(id: string): void {
+      const device = deviceBy(id);
+      if (device !== undefined) drop(device);
     },
     /** Ends every timer. */
     destroy(): void {

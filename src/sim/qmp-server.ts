@@ -6,6 +6,7 @@
 import { renameSync, rmSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { err, type Result } from "../model/result.ts";
+import { realTimers } from "./pending.ts";
 import { createQemu, type DeviceArgs, type Qemu, type QemuOptions, realDelays, type SimDelays, type SimTimers } from "./qemu.ts";
 import { propertyOf } from "./qemu-machine.ts";
 import type { Refusal } from "./qemu-values.ts";
@@ -18,6 +19,8 @@ export type { DeviceArgs, SimDelays } from "./qemu.ts";
 export type FakeQemuOptions = QemuOptions & {
   /** Where its monitor listens; left out: nowhere (see dialTo). */
   readonly path?: string;
+  /** Further monitors of the same machine, each with a slot of its own. */
+  readonly monitors?: readonly string[];
   readonly delays?: Partial<SimDelays>;
   readonly timers?: SimTimers;
   /** Wall clock of the events, ms. */
@@ -37,9 +40,12 @@ export type SimObject = {
   /** usb-host: what it was told to look for; 0: anything. */
   readonly hostbus: number;
   readonly hostaddr: number;
+  readonly hostport: string;
 };
 /** A command that changes something, in the order of execution. */
-export type Mutation = { readonly command: string; readonly args: DeviceArgs; readonly ok: boolean; readonly by: "monitor" | "other" };
+export type Mutation = { readonly command: string; readonly args: DeviceArgs; readonly ok: boolean; readonly by: Mover };
+/** monitor: whoever speaks QMP to it; backend: QEMU itself, told by xenstore. */
+type Mover = "monitor" | "other" | "backend";
 export type FakeQemu = {
   readonly path: string | null;
   /** Starts the process: the machine is as its command line says, whatever was before. */
@@ -54,12 +60,12 @@ export type FakeQemu = {
   /** The newest {@link LOG_LIMIT}. */
   readonly mutationLog: readonly Mutation[];
   readonly faults: Faults;
-  /** Greets nobody from now on, as while another client holds the monitor; a session that is open goes on. */
-  mute(on: boolean): void;
+  /** Greets nobody from now on, as while another client holds the monitor; a session that is open goes on. @param path - one of several */
+  mute(on: boolean, path?: string): void;
   /** As SIGSTOP: the process takes connections and bytes and answers nothing. */
   hang(on: boolean): void;
-  /** Cuts every connection. */
-  disconnect(): void;
+  /** Cuts every connection, or those of one of its monitors. */
+  disconnect(path?: string): void;
   /** Clients that were greeted. */
   clients(): number;
   pause(): void;
@@ -71,8 +77,11 @@ export type FakeQemu = {
   /** The guest's system lets a controller go after its device_del. @returns whether there was such a request */
   eject(id: string): boolean;
   /** Through a monitor that is not ours; no event tells of an add. */
-  addByOther(args: DeviceArgs): Result<unknown, Refusal>;
-  removeByOther(id: string): Result<unknown, Refusal>;
+  addByOther(args: DeviceArgs, by?: Mover): Result<unknown, Refusal>;
+  removeByOther(id: string, by?: Mover): Result<unknown, Refusal>;
+  /** A `qusb` controller's bus, `<id>.0`; and its end, with what hangs on it. */
+  addXenUsb(id: string, ports: number): void;
+  dropXenUsb(id: string): void;
   status(): string;
 };
 
@@ -81,36 +90,33 @@ const MUTATING = new Set(["device_add", "device_del", "qom-set", "stop", "cont",
 /** QEMU's listen backlog of 1 lets this many wait; then connecting fails. */
 const WAITING = 2;
 
-type Connection = { readonly socket: Socket; negotiated: boolean; greeted: boolean };
+type Connection = { readonly socket: Socket; readonly slot: Slot; negotiated: boolean; greeted: boolean };
 /** One `-qmp`: a slot for one client, and who waits for it. */
-type Slot = { active: Connection | null; readonly waiting: Socket[] };
+type Slot = { readonly path: string | null; active: Connection | null; readonly waiting: Socket[]; server: Server | null; muted: boolean };
 type Job = { readonly connection: Connection; readonly input: QmpInput };
 
 export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
   const delays: SimDelays = { ...realDelays, ...options.delays };
-  const timers: SimTimers = options.timers ?? {
-    setTimeout: (run, ms) => setTimeout(run, ms),
-    clearTimeout: (timer) => clearTimeout(timer as NodeJS.Timeout),
-  };
+  const timers = options.timers ?? realTimers;
   const now = options.now ?? (() => Date.now());
   const { faults, take } = createFaults();
   const log: Mutation[] = [];
-  const served: Slot = { active: null, waiting: [] };
-  const dialled: Slot = { active: null, waiting: [] };
+  const slotAt = (path: string | null): Slot => ({ path, active: null, waiting: [], server: null, muted: false });
+  const served = [...(options.path === undefined ? [] : [options.path]), ...(options.monitors ?? [])].map(slotAt);
+  const dialled = slotAt(null);
+  const slots = [...served, dialled];
   const jobs: Job[] = [];
   let qemu: Qemu | null = null;
-  let server: Server | null = null;
   let dialPath: string | null = null;
   let redial: unknown = null;
   let busyTimer: unknown = null;
-  let muted = false;
   let hung = false;
 
   const alive = (): Qemu => {
     if (qemu === null) throw new Error("this fake QEMU has not been started");
     return qemu;
   };
-  const connections = (): Connection[] => [served.active, dialled.active].filter((connection) => connection !== null);
+  const connections = (): Connection[] => slots.map(({ active }) => active).filter((connection) => connection !== null);
   const write = (connection: Connection, message: unknown): void => {
     if (!connection.socket.destroyed) connection.socket.write(formatQmpOutput(message));
   };
@@ -120,7 +126,7 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
     const message = { timestamp, event, ...(data === undefined ? {} : { data }) };
     for (const connection of connections()) if (connection.negotiated) write(connection, message);
   };
-  const record = (command: string, args: DeviceArgs, done: boolean, by: Mutation["by"]): void => {
+  const record = (command: string, args: DeviceArgs, done: boolean, by: Mover): void => {
     const line = command === "human-monitor-command" ? String(args["command-line"]) : "";
     if (!MUTATING.has(command) && (line === "" || /^\s*info\b/.test(line))) return;
     log.push({ command, args, ok: done, by });
@@ -182,12 +188,12 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
   };
 
   const greet = (connection: Connection): void => {
-    if (muted || hung || connection.greeted) return;
+    if (connection.slot.muted || hung || connection.greeted) return;
     connection.greeted = true;
     write(connection, { QMP: { version: alive().version, capabilities: ["oob"] } });
   };
   const open = (slot: Slot, socket: Socket): void => {
-    const connection: Connection = { socket, negotiated: false, greeted: false };
+    const connection: Connection = { socket, slot, negotiated: false, greeted: false };
     const reader = createQmpInputReader();
     slot.active = connection;
     socket.on("data", (bytes: Uint8Array) => {
@@ -206,10 +212,10 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
     greet(connection);
     socket.resume();
   };
-  const accept = (socket: Socket): void => {
+  const accept = (slot: Slot, socket: Socket): void => {
     socket.on("error", () => socket.destroy()); // a client that is gone is no concern of QEMU's
-    if (served.active === null) open(served, socket);
-    else if (served.waiting.length < WAITING) served.waiting.push(socket);
+    if (slot.active === null) open(slot, socket);
+    else if (slot.waiting.length < WAITING) slot.waiting.push(socket);
     else socket.destroy(); // Node cannot refuse to accept: the nearest to EAGAIN
   };
 
@@ -238,19 +244,28 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
     for (const timer of [busyTimer, redial]) if (timer !== null) timers.clearTimeout(timer);
     busyTimer = null;
     redial = null;
-    for (const socket of served.waiting.splice(0)) socket.destroy();
+    for (const socket of slots.flatMap(({ waiting }) => waiting.splice(0))) socket.destroy();
     for (const { socket } of connections()) socket.destroy();
-    const closing = server;
-    server = null;
-    if (closing === null) return;
-    const { path } = options;
+    await Promise.all(served.map((slot) => unlisten(slot, leaveFile)));
+  };
+  const unlisten = async (slot: Slot, leaveFile: boolean): Promise<void> => {
+    const { path, server } = slot;
+    slot.server = null;
+    if (server === null || path === null) return;
     // Closing a listening socket removes its file; a killed process removes nothing.
-    if (leaveFile && path !== undefined) renameSync(path, `${path}.kept`);
-    const closed = new Promise<void>((resolve) => {
-      closing.close(() => resolve());
-    });
-    if (leaveFile && path !== undefined) renameSync(`${path}.kept`, path);
+    if (leaveFile) renameSync(path, `${path}.kept`);
+    const closed = new Promise<void>((resolve) => void server.close(() => resolve()));
+    if (leaveFile) renameSync(`${path}.kept`, path);
     await closed;
+  };
+  const listen = async (slot: Slot, path: string): Promise<void> => {
+    rmSync(path, { force: true });
+    const listening = createServer({ pauseOnConnect: true }, (socket) => accept(slot, socket));
+    slot.server = listening;
+    await new Promise<void>((resolve, reject) => {
+      listening.once("error", reject);
+      listening.listen(path, resolve);
+    });
   };
 
   return {
@@ -258,16 +273,7 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
     async start() {
       if (qemu !== null) throw new Error("this fake QEMU runs already");
       qemu = createQemu(options, { delays, timers, emit, exit: () => void end(false) });
-      const { path } = options;
-      if (path !== undefined) {
-        rmSync(path, { force: true });
-        const listening = createServer({ pauseOnConnect: true }, accept);
-        server = listening;
-        await new Promise<void>((resolve, reject) => {
-          listening.once("error", reject);
-          listening.listen(path, resolve);
-        });
-      }
+      for (const slot of served) if (slot.path !== null) await listen(slot, slot.path);
       dial();
     },
     stop: () => end(false),
@@ -279,8 +285,8 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
     objects: () => [...alive().machine.devices.values()].map(objectOf),
     mutationLog: log,
     faults,
-    mute(on) {
-      muted = on;
+    mute(on, path) {
+      for (const slot of slots) if (path === undefined || slot.path === path) slot.muted = on;
       for (const connection of connections()) greet(connection);
     },
     hang(on) {
@@ -288,8 +294,8 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
       for (const connection of connections()) greet(connection);
       pump();
     },
-    disconnect() {
-      for (const { socket } of connections()) socket.destroy();
+    disconnect(path) {
+      for (const { socket, slot } of connections()) if (path === undefined || slot.path === path) socket.destroy();
     },
     clients: () => connections().filter(({ greeted }) => greeted).length,
     pause: () => alive().pause(),
@@ -297,16 +303,18 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
     reset: () => alive().reset(),
     endGuest: (as) => alive().end(as),
     eject: (id) => alive().eject(id),
-    addByOther(args) {
+    addByOther(args, by = "other") {
       const { reply } = alive().execute("device_add", args);
-      record("device_add", args, reply.ok, "other");
+      record("device_add", args, reply.ok, by);
       return reply;
     },
-    removeByOther(id) {
+    removeByOther(id, by = "other") {
       const { reply } = alive().execute("device_del", { id });
-      record("device_del", { id }, reply.ok, "other");
+      record("device_del", { id }, reply.ok, by);
       return reply;
     },
+    addXenUsb: (id, ports) => void alive().addXenUsb(id, ports),
+    dropXenUsb: (id) => alive().dropXenUsb(id),
     status: () => qemu?.status() ?? "ended",
   };
 }
@@ -346,6 +354,7 @@ const objectOf = (device: Qemu["machine"]["devices"] extends ReadonlyMap<string,
   attached: device.attached,
   hostbus: Number(propertyOf(device, "hostbus") ?? 0),
   hostaddr: Number(propertyOf(device, "hostaddr") ?? 0),
+  hostport: String(propertyOf(device, "hostport") ?? ""),
 });
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);

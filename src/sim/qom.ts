@@ -36,6 +36,8 @@ export function qomSet(machine: Machine, type: string, path: string, property: s
   return refuse(known ? `Property '${node.type}.${property}' is not writable` : `Property '${node.type}.${property}' not found`);
 }
 
+const hostless = ({ kind }: Machine): boolean => kind === "none" || kind === "xenpv";
+
 function linkedDevice(machine: Machine, path: string): SimDevice | undefined {
   const match = /^(.+)\/child\[(\d{1,9})\]$/.exec(path);
   return machine.buses.find((bus) => bus.path === match?.[1])?.children.get(Number(match?.[2]));
@@ -64,7 +66,7 @@ function nodeAt(machine: Machine, type: string, path: string): Node | undefined 
       return container(
         [
           ...["peripheral", "peripheral-anon", "unattached"].map((name) => child(name, "container", path)),
-          ...(machine.kind === "none" ? [] : [child(host, hostType, path)]),
+          ...(hostless(machine) ? [] : [child(host, hostType, path)]),
           { name: "usb", type: "bool", value: false },
         ],
         type,
@@ -75,7 +77,7 @@ function nodeAt(machine: Machine, type: string, path: string): Node | undefined 
     case "/machine/unattached":
       return container([child("sysbus", "System", path), ...inside(path)]);
     case `/machine/${host}`:
-      if (machine.kind === "none") return undefined;
+      if (hostless(machine)) return undefined;
       return container(
         machine.buses
           .filter((candidate) => candidate.path === `${path}/${candidate.name}`)
@@ -100,7 +102,7 @@ function deviceNode(device: SimDevice): Node {
       { name: "realized", type: "bool", value: true },
       { name: "hotplugged", type: "bool", value: device.hotplugged },
       { name: "hotpluggable", type: "bool", value: driver.pluggable },
-      ...(driver.on === "PCI" ? [{ name: "legacy-addr", type: "str", value: slot }] : []),
+      ...(driver.on === "PCI" && device.slot >= 0 ? [{ name: "legacy-addr", type: "str", value: slot }] : []),
       ...own,
       ...buses,
     ],

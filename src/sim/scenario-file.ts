@@ -21,6 +21,7 @@ import {
   text,
   yes,
 } from "./shape.ts";
+import { FRONTENDS } from "./xen-frontend.ts";
 
 /** A host device: where it is plugged and what it is; what is left out comes from its kind. */
 export type DeviceSpec = NonNullable<ReturnType<typeof device>>;
@@ -78,6 +79,23 @@ const fileOf = (name: string, spec: Readonly<Record<string, unknown>>): string =
   });
 };
 
+const place = { controller: count, port: count };
+/** What makes a domain one of Xen; see XenSpec. */
+const xenDomain = {
+  type: oneOf("hvm", "pv", "pvh"),
+  traditional: flag,
+  deviceModel: flag,
+  monitor: flag,
+  usb: flag,
+  usbversion: count,
+  usbctrl: listOf(record({}, { type: oneOf("auto", "devicemodel", "qusb", "pv"), version: count, ports: count })),
+  usbdev: listOf(record({ busid }, place)),
+  frontend: oneOf(...FRONTENDS),
+  paused: flag,
+  foreign: flag,
+  stubdom: flag,
+  memory: count,
+};
 const controller = record({ id: text, driver: text }, { ports: count });
 export const domain = record(
   { name: text },
@@ -91,9 +109,12 @@ export const domain = record(
     prelaunch: flag,
     /** Without `-name`: it goes by its socket. */
     nameless: flag,
+    ...xenDomain,
   },
 );
-const given = record({}, { host: listOf(device), domains: listOf(domain), files, tree: oneOf("directory", "link", "volume"), policy });
+/** A Xen host, with this xenstored. */
+const xen = record({ daemon: oneOf("c", "ocaml") }, {});
+const given = record({}, { xen, host: listOf(device), domains: listOf(domain), files, tree: oneOf("directory", "link", "volume"), policy });
 
 const phase = matching(
   /^[A-Z]\w*(\/[A-Z]\w*)?( \| [A-Z]\w*(\/[A-Z]\w*)?)*$|^absent$/,

@@ -11,13 +11,16 @@ import type { DeviceSpec, DomainSpec, Given } from "./scenario-file.ts";
 import { createSpecsTree, type SpecsTree } from "./specs-tree.ts";
 import type { Detail, SimDeviceSpec } from "./sysfs-spec.ts";
 import { type ControllerSpec, createSysfsTree } from "./sysfs-tree.ts";
+import { createSimXen, type SimXen } from "./xen.ts";
+import type { XenDelays } from "./xen-device-model.ts";
+import type { XenSpec } from "./xen-domain.ts";
 
 export type SimHostOptions = {
   /** An empty or missing directory; left out: a temporary one. Sockets lie in it: keep its path below some 70 characters. */
   readonly root?: string;
   readonly given?: Given;
-  /** Of every fake QEMU, ms; see SimDelays. */
-  readonly delays?: Partial<SimDelays>;
+  /** Of every fake QEMU and of the Xen half, ms; see SimDelays and XenDelays. */
+  readonly delays?: Partial<SimDelays & XenDelays>;
   /** How much of sysfs there is; see createSysfsTree. */
   readonly detail?: Detail;
 };
@@ -38,6 +41,12 @@ export type SimPaths = {
   readonly dev: string;
   readonly proc: string;
   readonly state: string;
+  /** xenstored's socket; missing on a host that is not Xen's. */
+  readonly xenstore: string;
+  /** Where libxl keeps its files and locks. */
+  readonly xenLib: string;
+  /** The program, of which only `list` and `list -v` are there. */
+  readonly xl: string;
 };
 
 /** A usb-host object in a domain. `holds`: busid of the plugged device behind it; null: it is dead. */
@@ -53,6 +62,8 @@ export type HeldObject = {
 
 export type SimHost = {
   readonly root: string;
+  /** null: the host is none of Xen's. */
+  readonly xen: SimXen | null;
   readonly paths: SimPaths;
   readonly files: SpecsTree;
   plug(spec: DeviceSpec): void;
@@ -94,7 +105,8 @@ export type SimHost = {
   close(): Promise<void>;
 };
 
-type Running = { readonly spec: DomainSpec; readonly qemu: FakeQemu; mark: number; leaving: string | null };
+/** qemu is null while there is none: a Xen domain begins without, and some never have one. */
+type Running = { readonly spec: DomainSpec; qemu: FakeQemu | null; mark: number; leaving: string | null };
 
 export async function createSimHost(options: SimHostOptions = {}): Promise<SimHost> {
   const { given = {} } = options;
@@ -112,6 +124,9 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
     dev: tree.dev,
     proc: tree.proc,
     state: join(root, "state"),
+    xenstore: join(root, "run", "xenstored", "socket"),
+    xenLib: join(root, "xen"),
+    xl: join(root, "bin", "xl"),
   };
   mkdirSync(paths.qmpDir, { recursive: true });
   const files = createSpecsTree(paths.specs, join(root, "room"), given.tree ?? "directory", given.files ?? {});
@@ -124,6 +139,11 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
     const found = domains.get(name);
     if (found === undefined) throw new Error(`no domain ${name} runs on the simulated host`);
     return found;
+  };
+  const qemuOf = (name: string): FakeQemu => {
+    const { qemu } = running(name);
+    if (qemu === null) throw new Error(`domain ${name} of the simulated host has no device model`);
+    return qemu;
   };
   const pluggedAt = (busid: string): { readonly said: DeviceSpec; readonly full: SimDeviceSpec } => {
     const found = specs.get(busid);
@@ -154,12 +174,45 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
   const end = async (name: string, how: "kill" | "stop"): Promise<DomainSpec> => {
     const { qemu, spec } = running(name);
     domains.delete(name);
-    await qemu[how]();
+    await qemu?.[how]();
     return spec;
+  };
+  const xen =
+    given.xen === undefined
+      ? null
+      : createSimXen({
+          daemon: given.xen.daemon,
+          paths,
+          run: join(root, "run", "xen"),
+          delays: options.delays ?? {},
+          devicesFor: hostDevices,
+          devices: tree.devices,
+          isHub: (busid) => specs.get(busid)?.full.hub !== undefined,
+          onDomain: {
+            begins: (spec) => void domains.set(spec.name, { spec, qemu: null, mark: 0, leaving: null }),
+            has(name, qemu) {
+              const domain = domains.get(name);
+              if (domain !== undefined) Object.assign(domain, { qemu, mark: 0 });
+            },
+            renamed(from, to) {
+              const domain = domains.get(from);
+              domains.delete(from);
+              if (domain !== undefined) domains.set(to, domain);
+            },
+            ends: (name) => void domains.delete(name),
+          },
+        });
+  /** Of Xen: a domain that has a type. */
+  const xenDomain = (spec: DomainSpec): XenSpec | null => {
+    const { type } = spec;
+    if (type === undefined) return null;
+    if (xen === null) throw new Error(`${spec.name} has a type, but the simulated host is none of Xen's`);
+    return { ...spec, type };
   };
 
   const host: SimHost = {
     root,
+    xen,
     paths,
     files,
     plug(spec) {
@@ -196,6 +249,12 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
     },
     async startDomain(spec) {
       const { name } = spec;
+      const onXen = xenDomain(spec);
+      if (xen !== null && onXen !== null) {
+        const made = await xen.xl.create(onXen);
+        if (!made.ok) throw new Error(`xl create ${name}: ${made.error}`);
+        return;
+      }
       if (domains.has(name)) throw new Error(`a domain ${name} runs already on the simulated host`);
       const qemu = createFakeQemu({
         ...(spec.nameless === true ? {} : { name }),
@@ -213,31 +272,34 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
       if (spec.dialIn === true) qemu.dialTo(paths.qmpListen);
     },
     async killDomain(name) {
-      await end(name, "kill");
+      if (xen?.xl.domains.has(name) === true) await xen.xl.domain(name).model?.end("kill");
+      else await end(name, "kill");
     },
     async quitDomain(name) {
-      await end(name, "stop");
+      if (xen?.xl.domains.has(name) === true) await xen.xl.destroy(name);
+      else await end(name, "stop");
     },
     async restartDomain(name) {
-      await host.startDomain(await end(name, "kill"));
+      if (xen?.xl.domains.has(name) === true) await xen.xl.reboot(name);
+      else await host.startDomain(await end(name, "kill"));
     },
     holdMonitor(name) {
-      const { qemu } = running(name);
+      const qemu = qemuOf(name);
       qemu.mute(true);
       qemu.disconnect();
     },
-    releaseMonitor: (name) => running(name).qemu.mute(false),
+    releaseMonitor: (name) => qemuOf(name).mute(false),
     leaveDuring(name, busid) {
       running(name).leaving = busid;
     },
     detachByHand(name, busid) {
       const object = host.objects(name).find(({ holds }) => holds === busid);
       if (object === undefined) throw new Error(`${name} does not hold ${busid}`);
-      const done = running(name).qemu.removeByOther(object.id ?? object.path);
+      const done = qemuOf(name).removeByOther(object.id ?? object.path);
       if (!done.ok) throw new Error(done.error.desc);
     },
     attachByHand(name, busid, id) {
-      const done = running(name).qemu.addByOther({ driver: "usb-host", ...(id === undefined ? {} : { id }), ...addressOf(busid) });
+      const done = qemuOf(name).addByOther({ driver: "usb-host", ...(id === undefined ? {} : { id }), ...addressOf(busid) });
       if (!done.ok) throw new Error(done.error.desc);
     },
     setPolicy(text) {
@@ -245,11 +307,10 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
       writeFileSync(`${paths.policy}.next`, text);
       renameSync(`${paths.policy}.next`, paths.policy);
     },
-    qemu: (name) => running(name).qemu,
+    qemu: qemuOf,
     domainNames: () => [...domains.keys()],
     objects: (name) =>
-      running(name)
-        .qemu.objects()
+      (running(name).qemu?.objects() ?? [])
         .filter(({ driver }) => driver === "usb-host")
         .map(({ id, path, hostbus, hostaddr, bus, port }) => ({
           id,
@@ -258,16 +319,19 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
           hostaddr,
           bus,
           port,
-          holds: busidAt(hostbus, hostaddr),
+          holds: id?.startsWith("xen-qusb-") === true ? (xen?.toldOf(name, id) ?? null) : busidAt(hostbus, hostaddr),
         })),
     mutations(name) {
-      const { qemu, mark } = running(name);
-      return qemu.mutationLog.slice(mark).filter(({ by }) => by === "monitor");
+      const { mark } = running(name);
+      return qemuOf(name)
+        .mutationLog.slice(mark)
+        .filter(({ by }) => by === "monitor");
     },
     mark() {
-      for (const domain of domains.values()) domain.mark = domain.qemu.mutationLog.length;
+      for (const domain of domains.values()) domain.mark = domain.qemu?.mutationLog.length ?? 0;
     },
     async close() {
+      await xen?.close();
       await Promise.all([...domains.keys()].map((name) => end(name, "stop")));
       rmSync(root, { recursive: true, force: true });
     },
@@ -275,6 +339,7 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
 
   if (given.policy !== undefined) host.setPolicy(given.policy);
   for (const spec of given.host ?? []) host.plug(spec);
+  await xen?.start();
   for (const spec of given.domains ?? []) await host.startDomain(spec);
   return host;
 }

@@ -4,10 +4,10 @@
  */
 import { renameSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
-import { createXenstoreReader, formatXenstorePacket, INTRODUCE_EVENT, RELEASE_EVENT, XENSTORE_TYPES } from "../protocol/xenstore.ts";
-import { applyRequest, type Reply, type StoreChange, type StoreLimits, type StoreRequest } from "./xenstore-requests.ts";
-import { emptyTree, find, type StoreNode, walk } from "./xenstore-tree.ts";
-import { beginTransaction, type Transaction } from "./xenstore-transaction.ts";
+import { createXenstoreReader, formatXenstorePacket, XENSTORE_TYPES } from "../protocol/xenstore.ts";
+import { createStoreCore, type StoreCore, type StorePeer } from "./xenstore-core.ts";
+import type { StoreLimits } from "./xenstore-requests.ts";
+import { find, walk } from "./xenstore-tree.ts";
 
 export type XenstoreOp = keyof typeof XENSTORE_TYPES;
 export type FakeXenstoredOptions = {
@@ -48,6 +48,8 @@ export type FakeXenstored = {
   read(path: string): string | null;
   /** Every path, the root left out. */
   paths(): readonly string[];
+  /** For those parts of the simulator that use it without a socket. */
+  readonly core: StoreCore;
   /** A domain is made known. */
   introduce(domid: number): void;
   /** A domain is gone: what it owned is removed with all below it. */
@@ -64,11 +66,9 @@ export type FakeXenstored = {
 export const LOG_LIMIT = 10_000;
 const OPS = new Map<number, XenstoreOp>(Object.entries(XENSTORE_TYPES).map(([op, type]) => [type, op as XenstoreOp]));
 
-type Watch = { readonly path: string; readonly token: string };
 type Connection = {
   readonly socket: Socket;
-  readonly watches: Watch[];
-  readonly transactions: Map<number, Transaction>;
+  readonly peer: StorePeer;
   /** Events that wait to go out. */
   readonly unsent: Set<string>;
 };
@@ -85,13 +85,10 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
   const log: { op: XenstoreOp | number; txId: number; text: string }[] = [];
   const faults: { readonly op: XenstoreOp | "*"; readonly fault: XenstoreFault; left: number }[] = [];
   const connections = new Set<Connection>();
-  const known = new Set<number>([0]);
-  let root: StoreNode = emptyTree(like);
+  const core = createStoreCore(limits);
   let server: Server | null = null;
   let hung = false;
-  let lastTransaction = 0;
 
-  const quota = (code: string): Reply => ({ error: like === "c" ? code : "EQUOTA" });
   const send = ({ socket }: Connection, type: number, reqId: number, txId: number, payload: Uint8Array | string): void => {
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
     if (!socket.destroyed) socket.write(formatXenstorePacket({ type, reqId, txId, payload: bytes }));
@@ -103,92 +100,6 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
     if (!path.startsWith("@")) unsent.add(text);
     const payload = new TextEncoder().encode(text);
     socket.write(formatXenstorePacket({ type: XENSTORE_TYPES["watch-event"], reqId: 0, txId: 0, payload }), () => unsent.delete(text));
-  };
-  /** Tells every watch that a change concerns. */
-  const fire = (changes: readonly StoreChange[]): void => {
-    for (const connection of connections) {
-      for (const { path: watched, token } of connection.watches) {
-        for (const { path: changed, removed } of changes) {
-          const above = watched === changed || (watched === "/" ? !changed.startsWith("@") : changed.startsWith(`${watched}/`));
-          // oxenstored tells those below a removed node whether theirs was there or not.
-          const gone = like === "c" ? removed.includes(watched) : removed.length > 0 && watched.startsWith(`${changed}/`);
-          const below = !above && gone;
-          if (above || below) sendEvent(connection, above ? changed : watched, token);
-        }
-      }
-    }
-  };
-  /** What a request does, and what it tells others; the daemons differ in which goes out first. */
-  const execute = (connection: Connection, request: StoreRequest): { readonly reply: Reply; readonly tell: () => void } => {
-    const silent = (reply: Reply): { reply: Reply; tell: () => void } => ({ reply, tell: () => undefined });
-    const [first = "", second = ""] = request.strings;
-    switch (request.op) {
-      case "watch": {
-        const special = first.startsWith("@");
-        if (!special && !first.startsWith("/")) return silent({ error: "EINVAL" });
-        if (connection.watches.some((one) => one.path === first && one.token === second)) return silent({ error: "EEXIST" });
-        if (connection.watches.length >= limits.watches) return silent(quota("E2BIG"));
-        connection.watches.push({ path: first, token: second });
-        // The event of a registration comes after its reply, in both daemons.
-        return {
-          reply: "OK\0",
-          tell: () => queueMicrotask(() => sendEvent(connection, first, second)),
-        };
-      }
-      case "unwatch": {
-        const at = connection.watches.findIndex((one) => one.path === first && one.token === second);
-        if (at === -1) return silent({ error: "ENOENT" });
-        connection.watches.splice(at, 1);
-        return silent("OK\0");
-      }
-      case "transaction-start": {
-        if (request.txId !== 0) return silent({ error: "EBUSY" });
-        if (connection.transactions.size >= limits.transactions) return silent(quota("ENOSPC"));
-        lastTransaction += 1;
-        connection.transactions.set(lastTransaction, beginTransaction(root, limits));
-        return silent(`${String(lastTransaction)}\0`);
-      }
-      case "transaction-end": {
-        const transaction = connection.transactions.get(request.txId);
-        if (transaction === undefined) return silent({ error: request.txId === 0 || like === "c" ? "ENOENT" : "EIO" });
-        connection.transactions.delete(request.txId);
-        if (first !== "T" && first !== "F") return silent({ error: "EINVAL" });
-        if (first === "F") return silent("OK\0");
-        const done = transaction.commit(root);
-        if (done === null) return silent({ error: "EAGAIN" });
-        root = done.root;
-        return { reply: "OK\0", tell: () => fire(done.changes) };
-      }
-      case "introduce":
-        introduced(Number(first));
-        return silent("OK\0");
-      case "release":
-        released(Number(first));
-        return silent("OK\0");
-
-      case "is-introduced":
-        return silent(known.has(Number(first)) ? "T\0" : "F\0");
-      default: {
-        if (request.txId !== 0) {
-          const transaction = connection.transactions.get(request.txId);
-          return silent(transaction === undefined ? { error: like === "c" ? "ENOENT" : "EIO" } : transaction.apply(request));
-        }
-        const { root: next, reply, changes } = applyRequest(root, request, limits);
-        root = next;
-        return { reply, tell: () => fire(changes) };
-      }
-    }
-  };
-  const introduced = (domid: number): void => {
-    if (known.has(domid)) return;
-    known.add(domid);
-    fire([{ path: INTRODUCE_EVENT, removed: [] }]);
-  };
-  const released = (domid: number): void => {
-    known.delete(domid);
-    const owned = [...walk("/", root)].filter(([one, { permissions }]) => one !== "/" && Number(permissions[0]?.slice(1)) === domid);
-    for (const [one] of owned) if (find(root, one) !== undefined) byOther("rm", one, "", 0);
-    fire([{ path: RELEASE_EVENT, removed: [] }]);
   };
   const takeFault = (op: XenstoreOp): XenstoreFault => {
     const found = faults.find((entry) => entry.op === op || entry.op === "*");
@@ -209,7 +120,7 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
         ? { reply: { error: "ENOSYS" }, tell: () => undefined }
         : fault.refuse !== undefined
           ? { reply: { error: fault.refuse }, tell: () => undefined }
-          : execute(connection, { op, txId, payload, strings: text.split("\0"), domid: 0 });
+          : core.execute(connection.peer, { op, txId, payload, strings: text.split("\0"), domid: 0 });
     if (fault.drop === "after") connection.socket.destroy();
     if (like === "c") tell();
     if (fault.garble === true) connection.socket.write(new Uint8Array(64).fill(0xff));
@@ -220,12 +131,23 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
     if (like === "ocaml") tell();
   };
 
+  const leave = (connection: Connection): void => {
+    connections.delete(connection);
+    core.peers.delete(connection.peer);
+  };
   const accept = (socket: Socket): void => {
-    const connection: Connection = { socket, watches: [], transactions: new Map(), unsent: new Set() };
+    const peer: StorePeer = {
+      who: "socket",
+      watches: [],
+      transactions: new Map(),
+      event: (path, token) => sendEvent(connection, path, token),
+    };
+    const connection: Connection = { socket, peer, unsent: new Set() };
     const reader = createXenstoreReader(4096);
     connections.add(connection);
+    core.peers.add(peer);
     socket.on("error", () => socket.destroy());
-    socket.on("close", () => connections.delete(connection));
+    socket.on("close", () => leave(connection));
     socket.on("data", (bytes: Uint8Array) => {
       for (const input of reader.push(bytes)) {
         if (socket.destroyed) return;
@@ -238,8 +160,10 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
   const end = async (leaveFile: boolean): Promise<void> => {
     const closing = server;
     server = null;
-    for (const { socket } of connections) socket.destroy();
-    connections.clear();
+    for (const connection of [...connections]) {
+      connection.socket.destroy();
+      leave(connection);
+    }
     if (closing === null) return;
     // Closing a listening socket removes its file; a killed process removes nothing.
     if (leaveFile) renameSync(path, `${path}.kept`);
@@ -249,9 +173,9 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
   };
   const byOther = (op: "write" | "rm", node: string, value: string, domid: number): string | null => {
     const payload = new TextEncoder().encode(`${node}\0${value}`);
-    const { root: next, reply, changes } = applyRequest(root, { op, txId: 0, payload, strings: [node, ""], domid }, limits);
-    root = next;
-    fire(changes);
+    const other: StorePeer = { who: "other", watches: [], transactions: new Map(), event: () => undefined };
+    const { reply, tell } = core.execute(other, { op, txId: 0, payload, strings: [node, ""], domid });
+    tell();
     return typeof reply === "object" && "error" in reply ? reply.error : null;
   };
 
@@ -270,7 +194,7 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
     stop: () => end(false),
     async kill() {
       await end(true);
-      root = emptyTree(like);
+      core.clear();
     },
     hang(on) {
       hung = on;
@@ -283,15 +207,16 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
     write: (node, value, by = 0) => byOther("write", node, value, by),
     remove: (node, by = 0) => byOther("rm", node, "", by),
     read(node) {
-      const found = find(root, node);
+      const found = find(core.root(), node);
       return found === undefined ? null : new TextDecoder().decode(found.value);
     },
-    paths: () => [...walk("/", root)].map(([one]) => one).slice(1),
-    introduce: introduced,
-    release: released,
+    paths: () => [...walk("/", core.root())].map(([one]) => one).slice(1),
+    core,
+    introduce: core.introduce,
+    release: core.release,
     clients: () => connections.size,
-    watches: () => [...connections].flatMap(({ watches }) => watches.map((one) => `${one.path} ${one.token}`)),
-    transactions: () => [...connections].reduce((sum, { transactions }) => sum + transactions.size, 0),
+    watches: () => [...connections].flatMap(({ peer }) => peer.watches.map((one) => `${one.path} ${one.token}`)),
+    transactions: () => [...connections].reduce((sum, { peer }) => sum + peer.transactions.size, 0),
     requestLog: log,
   };
 }

@@ -4,12 +4,17 @@ import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Agent } from "./agent.ts";
+import { createHost } from "./host.ts";
 import { guestConsole, startScript } from "./inner.ts";
 import { machineShape, startMachine, type Machine, type Mode } from "./machine.ts";
 import { until } from "./waiting.ts";
+import { HVM1, PV1, xenConfig } from "./xen-config.ts";
 
-/** `bare`: the host just booted. `guest`: an inner QEMU named `guest` runs a Linux of its own, which has started. */
-export type Start = "bare" | "guest";
+/**
+ * `bare`: the host just booted. `guest`: an inner QEMU named `guest` runs a Linux of its own, which has started. `guests`: on Xen, a PV domain
+ * with a qusb controller and an HVM domain without any (xen-config.ts) run a Linux of their own each, both started.
+ */
+export type Start = "bare" | "guest" | "guests";
 
 export type Workshop = {
   /** A fresh host from the snapshot, which has the program in /opt/plugherd; a restored clock stands where it was saved, so it is set. */
@@ -37,19 +42,26 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
   const qemu = execFileSync("qemu-system-x86_64", ["--version"]);
 
   const snapshotOf = async (mode: Mode, start: Start): Promise<string> => {
-    const key = hashOf([imageKey, qemu, program, INSTALL, JSON.stringify(machineShape), mode, start, start === "guest" ? GUEST_START : ""]);
+    const key = hashOf([imageKey, qemu, program, INSTALL, JSON.stringify(machineShape), mode, start, MAKE_READY[start].key]);
     const path = join(snaps, `${mode}-${start}-${key}.qcow2`);
     if (existsSync(path)) return path;
     const began = Date.now();
     const making = `${path}.making`;
     rmSync(making, { force: true });
-    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", join(images, "rootfs.ext4"), "-F", "raw", making]);
-    const machine = await startMachine({ mode, images, disk: making, snapshot: null });
+    // Everything that runs begins from the host that just booted.
+    const snapshot = start === "bare" ? null : SNAPSHOT;
+    if (snapshot === null)
+      execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", join(images, "rootfs.ext4"), "-F", "raw", making]);
+    else copyFileSync(await snapshotOf(mode, "bare"), making);
+    const machine = await startMachine({ mode, images, disk: making, snapshot });
     try {
-      if (start === "guest") await bootGuest(machine.agent);
-      // The program and its interpreter, put in and read once here, save every case that and a cold start.
-      await machine.agent.put("/opt/plugherd", program);
-      await machine.agent.run(`${INSTALL}\nplugherd validate /opt/plugherd/specs/examples/minimal.yaml; socat -h >/dev/null; sync`);
+      if (start === "bare") {
+        // The program and its interpreter, put in and read once here, save every case that and a cold start.
+        await machine.agent.put("/opt/plugherd", program);
+        await machine.agent.run(`${INSTALL}\nplugherd validate /opt/plugherd/specs/examples/minimal.yaml; socat -h >/dev/null; sync`);
+        if (mode !== "kvm") await machine.agent.run(WARM_XEN);
+      } else await setClock(machine);
+      await MAKE_READY[start].run(machine);
       const answer = await machine.outer.call("human-monitor-command", { "command-line": `savevm ${SNAPSHOT}` });
       if (answer !== "") throw new Error(`savevm: ${String(answer)}`);
     } finally {
@@ -68,7 +80,7 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
       copyFileSync(await snapshotOf(mode, start), disk);
       const machine = await startMachine({ mode, images, disk, snapshot: SNAPSHOT });
       try {
-        await machine.agent.run(`date -s @${(Date.now() / 1000).toFixed(3)} >/dev/null`);
+        await setClock(machine);
         return machine;
       } catch (error) {
         await machine.stop();
@@ -76,6 +88,11 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
       }
     },
   };
+}
+
+/** A restored clock stands where it was saved. */
+async function setClock({ agent }: Machine): Promise<void> {
+  await agent.run(`date -s @${(Date.now() / 1000).toFixed(3)} >/dev/null`);
 }
 
 /** The program's command is a wrapper: its interpreter is the host's own Node. */
@@ -128,6 +145,9 @@ const hashOf = (parts: readonly (string | Uint8Array)[]): string => {
 };
 const seconds = (since: number): string => `${((Date.now() - since) / 1000).toFixed(0)} s`;
 
+/** What every Xen case runs, read once. */
+const WARM_XEN = "xl list -v; xl usb-list 0; xenstore-ls -fp /libxl; python3 -c 'import json, socket, struct, threading'; sync";
+
 /** The domain of the `guest` snapshot. Its controller is there from the start: a new one costs an emulated machine in an emulated machine long. */
 const GUEST = "guest";
 const GUEST_START = startScript(GUEST, { linux: true, extra: ["-device", "qemu-xhci,id=xhci"] });
@@ -141,3 +161,16 @@ async function bootGuest(agent: Agent): Promise<void> {
     everyMs: 500,
   });
 }
+
+async function bootGuests(machine: Machine): Promise<void> {
+  const { xen } = createHost(machine);
+  // The HVM guest takes five times as long as the PV guest: both at once.
+  await Promise.all([xen.domain(HVM1.name).boot(), xen.domain(PV1.name).boot()]);
+}
+
+/** How each start is made from the host that just booted; the key names what it is made of. */
+const MAKE_READY: Readonly<Record<Start, { readonly key: string; readonly run: (machine: Machine) => Promise<void> }>> = {
+  bare: { key: WARM_XEN, run: () => Promise.resolve() },
+  guest: { key: GUEST_START, run: ({ agent }) => bootGuest(agent) },
+  guests: { key: [HVM1, PV1].map(({ name, config }) => xenConfig(name, config)).join("\n"), run: bootGuests },
+};

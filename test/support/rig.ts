@@ -10,6 +10,7 @@ import { type Expectation, type Operation, playScenario, type Scenario, type Sta
 import type { SimDelays } from "../../src/sim/qmp-server.ts";
 import type { Given } from "../../src/sim/scenario-file.ts";
 import { createSimHost, type SimHost } from "../../src/sim/world.ts";
+import type { XenDelays } from "../../src/sim/xen-device-model.ts";
 import { eventually } from "./eventually.ts";
 
 /** What a person would wait for is short; what counts events over a while keeps its length. */
@@ -29,7 +30,18 @@ export const smallTimings: Partial<Timings> = {
   flapHoldMs: 400,
   reEnumerateMs: 600,
 };
-export const smallDelays: Partial<SimDelays> = { deletedMs: 2, refusalMs: 2, scanMs: 50, redialMs: 10 };
+export const smallDelays: Partial<SimDelays & XenDelays> = {
+  deletedMs: 2,
+  refusalMs: 2,
+  scanMs: 50,
+  redialMs: 10,
+  lookMs: 1,
+  stepMs: 1,
+  spawnMs: 2,
+  bodgeMs: 10,
+  stateMs: 300,
+  qmpMs: 1_000,
+};
 
 /** Phases in which a claim rests. */
 const BUSY: ReadonlySet<Phase> = new Set<Phase>(["Attaching", "Detaching", "BackingOff"]);
@@ -160,7 +172,7 @@ export async function createRig(given: Given = {}, timings: Partial<Timings> = {
     },
     async start() {
       app = await createApp(
-        { ...host.paths, xenstore: null, xenLib: join(host.root, "xen"), xl: "xl", timings: { ...smallTimings, ...timings } },
+        { ...host.paths, timings: { ...smallTimings, ...timings } },
         { log },
       );
       await app.start();

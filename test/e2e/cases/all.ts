@@ -5,5 +5,6 @@ import { crashCases } from "./crash.ts";
 import { desiredCases } from "./desired.ts";
 import { domainCases } from "./domain.ts";
 import { testbedCases } from "./testbed.ts";
+import { xenTestbedCases } from "./xen-testbed.ts";
 
-export const cases: readonly Case[] = [...testbedCases, ...cableCases, ...domainCases, ...desiredCases, ...crashCases];
+export const cases: readonly Case[] = [...testbedCases, ...cableCases, ...domainCases, ...desiredCases, ...crashCases, ...xenTestbedCases];

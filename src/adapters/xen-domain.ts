@@ -1,0 +1,322 @@
+/**
+ * One life of a Xen domain: a domid, its `vm` path and its device model's process. Looked at in xenstore and, where it has a QEMU that may be
+ * asked, over QMP; the two are put together in xen-view.ts.
+ */
+import type { Subscription } from "rxjs";
+import type { Clock, Domains, Log, Random } from "../model/contracts.ts";
+import type { DomainKey, LiveDomain, XenSide } from "../model/domain.ts";
+import { err, ok, type Result } from "../model/result.ts";
+import type { Timings } from "../model/timings.ts";
+import { transient } from "../protocol/qmp-usb.ts";
+import { peripheralPath } from "../protocol/qom-usb.ts";
+import { type Mark, qusbId } from "../protocol/xenstore-usb.ts";
+import { createDomainLife, type DomainLife, type Reading, UNSEEN } from "./domain-life.ts";
+import type { Gate } from "./gate.ts";
+import type { LibxlLocks } from "./libxl-lock.ts";
+import { type DriverCache, type Identity, readIdentity, readListing } from "./qemu-monitor.ts";
+import type { QmpError } from "./qmp-client.ts";
+import { all, qomGet } from "./qom-read.ts";
+import { createSettling, type Settled } from "./xen-settling.ts";
+import { createXenHvm } from "./xen-hvm.ts";
+import { createXenMonitor, type MonitorPath, type XenMonitor } from "./xen-monitor.ts";
+import { createXenPv, type UsbbackBinding } from "./xen-pv.ts";
+import { readXenDomain, type XenFacts } from "./xen-read.ts";
+import { createXenRecords, type XenPort, type XenRecords } from "./xen-records.ts";
+import { portKey, type QemuSight, type View, viewOf } from "./xen-view.ts";
+import type { XenstoreClient } from "./xenstore-client.ts";
+
+export type XenDomainDeps = {
+  readonly timings: Timings;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly store: XenstoreClient;
+  readonly hostdevice: boolean;
+  readonly drivers: DriverCache;
+  readonly listings: Gate;
+  readonly locks: LibxlLocks;
+  /** libxl's lock of a domain's monitor, and the file that says that libxl has finished making the domain. */
+  readonly lockPath: (facts: XenFacts) => string;
+  readonly isMade: (facts: XenFacts) => Promise<boolean>;
+  readonly usbback: UsbbackBinding & { available(): Promise<boolean> };
+};
+/** What of a domain cannot change within one life. */
+export type XenIdentity = {
+  readonly key: DomainKey;
+  readonly domid: number;
+  readonly vm: string;
+  readonly uuid: string | null;
+  readonly deviceModelPid: number | null;
+};
+export type DeviceModelSight = { readonly paths: readonly MonitorPath[]; readonly restricted: boolean };
+export type XenDomainOptions = {
+  readonly identity: XenIdentity;
+  /** Of its device model's command line; null: it has none in this domain, or none that can be seen. */
+  readonly deviceModel: DeviceModelSight | null;
+  readonly publish: (domain: LiveDomain) => void;
+  /** Whether what is seen is no domain to be served any more. */
+  readonly isOver: (seen: XenFacts) => boolean;
+  /** It is another life now, or none. */
+  readonly onOver: () => void;
+};
+
+/** What `xl list` says of it; null: it lives. */
+export type Halt = "shutdown" | "crashed";
+export type XenDomain = Pick<Domains, "attach" | "detach"> & {
+  /** Looks at it again; resolves once that has been seen and published, or could not be. */
+  refresh(): Promise<void>;
+  setHalt(halt: Halt | null): void;
+  /** Why what is known of it cannot be trusted now; null: it can. */
+  setDoubt(message: string | null): void;
+  end(): void;
+};
+
+type Held = { readonly busid: string; readonly mark: Mark | null };
+
+const NOTHING_MADE: Pick<XenSide, "nextDevid" | "emulated" | "backends" | "pending" | "phantoms" | "notSaveable"> = {
+  nextDevid: 0,
+  emulated: false,
+  backends: [],
+  pending: [],
+  phantoms: [],
+  notSaveable: null,
+};
+
+export function createXenDomain({ identity, deviceModel, publish, isOver, onOver }: XenDomainOptions, deps: XenDomainDeps): XenDomain {
+  const { timings, clock, log, store } = deps;
+  const { key, domid, vm } = identity;
+  let facts: XenFacts | null = null;
+  let about: Identity | null = null;
+  let halt: Halt | null = null;
+  let doubt: string | null = null;
+  let ended = false;
+  const busy = new Map<string, number>();
+  /** What we have written since the last look. */
+  const own = new Map<string, Held>();
+  const settling: Settled = createSettling(clock, timings, () => void life.refresh());
+  const monitor: XenMonitor | null =
+    deviceModel === null || deviceModel.paths.length === 0
+      ? null
+      : createXenMonitor(deviceModel.paths, (run) => deps.locks.withLock(facts === null ? "" : deps.lockPath(facts), run), deps);
+  const unseen: LiveDomain = {
+    ...UNSEEN,
+    key,
+    monitor: monitor?.path ?? "xenstore",
+    uuid: identity.uuid,
+    xen: { domid, obstacle: null, ...NOTHING_MADE },
+  };
+
+  const askQemu = async (seen: XenFacts): Promise<Result<QemuSight, QmpError>> => {
+    if (monitor === null) return err({ kind: "protocol", reason: "no monitor" });
+    const told = about === null ? await readIdentity(monitor, deps.drivers) : ok(about);
+    if (!told.ok) return told;
+    about = told.value;
+    const ids = seen.records.flatMap(({ type, devid, holds }) =>
+      type === "qusb" ? [...holds.keys()].map((port) => qusbId(devid, port)) : [],
+    );
+    const [listing, qusb] = await Promise.all([
+      readListing(monitor),
+      all(ids.map((id) => qomGet(monitor, peripheralPath(id), "attached"))),
+    ]);
+    if (!listing.ok) return listing;
+    if (!qusb.ok) return qusb;
+    const found = ids.flatMap((id, i) => (typeof qusb.value[i] === "boolean" ? [[id, qusb.value[i]] as const] : []));
+    return ok({ listing: listing.value, qusb: new Map(found) });
+  };
+
+  /** Nothing is written, nor sent to QEMU, while one of these holds. */
+  const obstacleOf = async (seen: XenFacts): Promise<XenSide["obstacle"]> => {
+    const stalled = (reason: string, message: string): XenSide["obstacle"] => ({ phase: "Stalled", reason, message });
+    if (seen.type === null)
+      return stalled("ForeignToolstack", "another toolstack than libxl made this domain; give its QEMU a monitor in plugherd's directory");
+    if (seen.stubdom !== null)
+      return stalled(
+        "StubDomain",
+        "its device model runs in a stub domain, which sees no host devices; start it without `device_model_stubdomain_override`",
+      );
+    if (!(await deps.isMade(seen)))
+      return {
+        phase: "WaitingForDomain",
+        reason: "DomainStarting",
+        message: "libxl is still making this domain; it goes on when that is done",
+      };
+    if (seen.type === "hvm" && deviceModel?.restricted === true)
+      return stalled(
+        "DeviceModelRestricted",
+        "its device model is restricted and can open no host devices; start it without `dm_restrict`",
+      );
+    return null;
+  };
+
+  const over = (): Reading => {
+    onOver();
+    return err({ kind: "lost" });
+  };
+  const read = (): Promise<Reading> =>
+    deps.listings(async () => {
+      const seen = await readXenDomain(store, domid);
+      if (!seen.ok) return err({ kind: seen.error.kind === "away" || seen.error.kind === "unknown" ? "lost" : "failed" });
+      if (seen.value === null || seen.value.vm !== vm || seen.value.deviceModelPid !== identity.deviceModelPid || isOver(seen.value))
+        return over();
+      facts = seen.value;
+      const obstacle = await obstacleOf(facts);
+      const isAsked = obstacle === null && facts.deviceModel && !facts.traditional && monitor !== null;
+      const qemu = isAsked ? await askQemu(facts) : null;
+      // A paravirtual domain shows enough in xenstore; of an emulated controller only QEMU can tell.
+      const silent = facts.type === "hvm" && obstacle === null && (qemu === null || !qemu.ok);
+      if (silent && qemu !== null && !qemu.ok) log.debug("monitor not usable", { key, problem: JSON.stringify(qemu.error) });
+      if (silent && isAsked) return err({ kind: "failed" });
+      const shown = await look(facts, qemu?.ok === true ? qemu.value : null);
+      const backends = await backendsOf(facts);
+      return ok({
+        part: {
+          name: facts.name,
+          type: facts.type ?? "pv",
+          state: halt ?? (qemu?.ok === true ? qemu.value.listing.state : "running"),
+          monitor: monitor?.path ?? "xenstore",
+          monitorState: silent || doubt !== null ? "silent" : "answering",
+          version: qemu?.ok === true ? (monitor?.version ?? null) : null,
+          machine: about?.machine ?? null,
+          drivers: about?.drivers ?? null,
+          ...(shown === null ? {} : { controllers: shown.controllers, objects: shown.objects }),
+          freeSlots: [],
+          xen: sideOf(obstacle, shown, backends, facts.type === "hvm" && qemu?.ok === true),
+        },
+        done: () => own.clear(),
+      });
+    });
+  const look = async (seen: XenFacts, qemu: QemuSight | null): Promise<View | null> => {
+    if (seen.type === "hvm" && qemu === null) return null;
+    const view = (lockFree: boolean): View => {
+      settling.begin();
+      return viewOf({
+        facts: seen,
+        qemu,
+        previous: life.last() ?? { objects: [] },
+        isBusy: (one) => (busy.get(one) ?? 0) > 0,
+        isSettled: (one, state, kind) =>
+          settling.isSettled(one, state, kind === "port" ? timings.recordSettleMs : timings.phantomMs) && (lockFree || kind !== "port"),
+      });
+    };
+    const first = view(true);
+    const held = first.disagreeing.length > 0 && (await deps.locks.isHeld(deps.lockPath(seen)));
+    const result = held ? view(false) : first;
+    settling.finish(held);
+    return result;
+  };
+  const backendsOf = async ({ type, qusb }: XenFacts): Promise<XenSide["backends"]> => [
+    ...(type !== null && (await deps.usbback.available()) ? (["usbback"] as const) : []),
+    ...(qusb ? (["qusb"] as const) : []),
+  ];
+  const sideOf = (obstacle: XenSide["obstacle"], view: View | null, backends: XenSide["backends"], emulated: boolean): XenSide => ({
+    domid,
+    obstacle: doubt === null ? obstacle : { phase: "WaitingForDomain", reason: "StoreInDoubt", message: doubt },
+    nextDevid: view?.nextDevid ?? 0,
+    emulated,
+    backends,
+    pending: view?.pending ?? [],
+    phantoms: view?.phantoms ?? [],
+    notSaveable: view?.notSaveable ?? null,
+  });
+
+  const life: DomainLife = createDomainLife(
+    {
+      unseen,
+      read,
+      publish,
+      blocked: (last) => {
+        if (ended) return transient("DomainGone", "This life of the domain is over.");
+        if (doubt !== null) return transient("StoreInDoubt", doubt);
+        if (last?.xen?.obstacle != null) return transient(last.xen.obstacle.reason, last.xen.obstacle.message);
+        if (last?.type === "hvm" && last.monitorState !== "answering")
+          return transient("MonitorSilent", "The monitor of this domain does not answer; nothing is sent until it does.");
+        // It goes first when a domain is destroyed: from then on every write would be too late.
+        return facts?.type === "hvm" && !facts.deviceModel ? transient("DomainEnding", "The domain is being destroyed.") : null;
+      },
+    },
+    deps,
+  );
+
+  const written = createXenRecords(store, { domid, vm });
+  const records: XenRecords = {
+    ...written,
+    set: async (port, mark) => noted(port, { busid: mark.busid, mark }, await written.set(port, mark)),
+    clear: async (port, busid, mark) => noted(port, { busid: "", mark: null }, await written.clear(port, busid, mark)),
+  };
+  const noted = <T extends { readonly ok: boolean }>({ devid, port }: XenPort, held: Held, done: T): T => {
+    if (done.ok) own.set(portKey(devid, port), held);
+    return done;
+  };
+  const shared = {
+    life,
+    records,
+    holds: ({ devid, port }: XenPort): Held =>
+      own.get(portKey(devid, port)) ?? {
+        busid: facts?.records.find((one) => one.devid === devid)?.holds.get(port) ?? "",
+        mark: facts?.marks.get(portKey(devid, port)) ?? null,
+      },
+    isRecorded: (devid: number): boolean => facts?.records.some((one) => one.devid === devid && one.type === "devicemodel") ?? false,
+    onPort: async <T>({ devid, port }: { readonly devid: number; readonly port: number }, run: () => Promise<T>): Promise<T> => {
+      const at = portKey(devid, port);
+      busy.set(at, (busy.get(at) ?? 0) + 1);
+      try {
+        return await run();
+      } finally {
+        const left = (busy.get(at) ?? 1) - 1;
+        if (left > 0) busy.set(at, left);
+        else busy.delete(at);
+      }
+    },
+  };
+  const hvm = monitor === null ? null : createXenHvm(shared, monitor, { hostdevice: deps.hostdevice, clock, timings });
+  const pv = createXenPv({
+    ...shared,
+    domid,
+    store,
+    session: () => (facts?.deviceModel === true && !facts.traditional ? monitor : null),
+    usbback: deps.usbback,
+    clock,
+    timings,
+  });
+  const isPv = (bus: string): boolean => bus.startsWith("xen-qusb-") || bus.startsWith("usbback-");
+
+  const subscriptions: Subscription[] =
+    monitor === null
+      ? []
+      : [monitor.events$.subscribe((event) => life.heard(event)), monitor.changed$.subscribe(() => void life.refresh())];
+
+  return {
+    refresh: () => life.refresh(),
+    setHalt(next) {
+      if (halt === next) return;
+      halt = next;
+      void life.refresh();
+    },
+    setDoubt(message) {
+      if (doubt === message) return;
+      doubt = message;
+      if (message === null) void life.refresh();
+      else {
+        const last = life.last();
+        if (last !== null)
+          life.show({
+            monitorState: "silent",
+            xen: {
+              ...(last.xen ?? sideOf(null, null, [], false)),
+              obstacle: { phase: "WaitingForDomain", reason: "StoreInDoubt", message },
+            },
+          });
+      }
+    },
+    attach: (place, options) => (isPv(place.bus) || hvm === null ? pv : hvm).attach(place, options),
+    detach: (at, options) => (isPv(at.bus) || hvm === null ? pv : hvm).detach(at, options),
+    end() {
+      if (ended) return;
+      ended = true;
+      for (const subscription of subscriptions) subscription.unsubscribe();
+      settling.stop();
+      monitor?.close();
+      life.end();
+    },
+  };
+}
