@@ -36,12 +36,19 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
+const warnings: unknown[] = [];
+const log = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: (_: string, fields?: Readonly<Record<string, unknown>>) => void warnings.push(fields?.["interface"]),
+  error: (message: string) => expect.fail(message),
+};
 const timings = { driverMs: 5_000, hostSettleMs: 200 };
 const create = (nodes: Pick<XenstoreNodes, "read" | "write" | "remove" | "directory">): Usbback =>
-  createUsbback({ nodes, sysfs: drivers.sysfs, clock: realClock, timings });
+  createUsbback({ nodes, sysfs: drivers.sysfs, clock: realClock, timings, log });
 const pathOf = (driver: string): string => join(drivers.sysfs, "bus/usb/drivers", driver);
 const state = (): (string | null)[] => [drivers.driverOf(A), drivers.driverOf(B)];
-const kindOf = (result: { ok: boolean; error?: { kind: string } }): string => result.error?.kind ?? "ok";
+const reasonOf = (result: { ok: boolean; error?: { reason: string } }): string => result.error?.reason ?? "ok";
 
 type Store = {
   readonly nodes: Pick<XenstoreNodes, "read" | "write" | "remove" | "directory">;
@@ -88,7 +95,6 @@ async function simulated(): Promise<Store> {
   const daemon = createFakeXenstored({ path: join(dir, "socket") });
   await daemon.start();
   open.push(() => daemon.kill());
-  const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: (message: string) => expect.fail(message) };
   const client = createXenstoreClient(daemon.path, { timings: quickTimings, clock: realClock, random: () => 0.1, log });
   let up = false;
   client.changes$.subscribe((change) => (up = change.kind === "up"));
@@ -111,16 +117,18 @@ describe.each([
       expect(state()).toEqual(["usbback", "usbback"]);
       expect(store.read(nodeOf(A))).toBe(pathOf("usbhid"));
       expect(store.read(nodeOf(B))).toBe(null);
+      expect(await usbback.remembered()).toEqual(ok(["3-1.4"]));
     }
     for (const _ of [1, 2]) {
-      expect(await usbback.release("3-1.4")).toEqual(ok(undefined));
+      expect(await usbback.unbind("3-1.4")).toEqual(ok(undefined));
       expect(state()).toEqual([null, null]);
       expect(store.read(nodeOf(A))).toBe(pathOf("usbhid"));
     }
     for (const _ of [1, 2]) {
-      expect(await usbback.giveBack("3-1.4")).toEqual(ok([]));
+      expect(await usbback.release("3-1.4")).toEqual(ok(undefined));
       expect(state()).toEqual(["usbhid", null]);
       expect(store.read(MEMORY)).toBe(null);
+      expect(await usbback.remembered()).toEqual(ok([]));
     }
     expect(drivers.written).toEqual([
       ...[`usbhid/unbind ${A}`, `usbback/bind ${A}`, `usbback/bind ${B}`],
@@ -157,8 +165,8 @@ describe.each([
         expect(state()).toEqual(["usbback", "usbback"]);
         expect([store.read(nodeOf(A)), store.read(nodeOf(B))]).toEqual([pathOf("usbhid"), pathOf("snd")]);
       }
+      expect(await usbback.unbind("3-1.4")).toEqual(ok(undefined));
       expect(await usbback.release("3-1.4")).toEqual(ok(undefined));
-      expect(await usbback.giveBack("3-1.4")).toEqual(ok([]));
       expect(state()).toEqual(["usbhid", "snd"]);
       expect(store.read(MEMORY) ?? store.read(nodeOf(A)) ?? store.read(nodeOf(B))).toBe(null);
       for (const close of open.splice(1).reverse()) await close();
@@ -169,12 +177,12 @@ describe.each([
 describe("when it cannot be done", () => {
   test("without usbback, without the device, with a device that is gone", async () => {
     const usbback = create(memory().nodes);
-    expect(kindOf(await usbback.bind("3-7"))).toBe("absent");
+    expect(reasonOf(await usbback.bind("3-7"))).toBe("HostDeviceGone");
+    expect(await usbback.unbind("3-7")).toEqual(ok(undefined));
     expect(await usbback.release("3-7")).toEqual(ok(undefined));
-    expect(await usbback.giveBack("3-7")).toEqual(ok([]));
     rmSync(pathOf("usbback"), { recursive: true });
     expect(await usbback.available()).toBe(false);
-    expect(kindOf(await usbback.bind("3-1.4"))).toBe("absent");
+    expect(reasonOf(await usbback.bind("3-1.4"))).toBe("NoController");
     expect(state()).toEqual(["usbhid", null]);
   });
 
@@ -183,8 +191,8 @@ describe("when it cannot be done", () => {
     const usbback = create(store.nodes);
     await usbback.bind("3-1.4");
     for (const name of [A, B]) drivers.unplug(name);
+    expect(await usbback.unbind("3-1.4")).toEqual(ok(undefined));
     expect(await usbback.release("3-1.4")).toEqual(ok(undefined));
-    expect(await usbback.giveBack("3-1.4")).toEqual(ok([]));
     expect(store.read(nodeOf(A))).toBe(null);
   });
 
@@ -192,7 +200,7 @@ describe("when it cannot be done", () => {
     const store = memory();
     drivers.set(B, "snd");
     drivers.ignore("usbback", "bind");
-    expect(kindOf(await create(store.nodes).bind("3-1.4"))).toBe("refused");
+    expect(reasonOf(await create(store.nodes).bind("3-1.4"))).toBe("DriverRefused");
     expect(state()).toEqual(["usbhid", "snd"]);
     expect(store.read(nodeOf(A))).toBe(null);
   });
@@ -201,7 +209,7 @@ describe("when it cannot be done", () => {
     const store = memory();
     drivers.set(B, "snd");
     drivers.ignore("snd", "unbind");
-    expect(kindOf(await create(store.nodes).bind("3-1.4"))).toBe("refused");
+    expect(reasonOf(await create(store.nodes).bind("3-1.4"))).toBe("DriverRefused");
     expect(state()).toEqual(["usbhid", "snd"]);
     expect(store.read(nodeOf(A)) ?? store.read(nodeOf(B))).toBe(null);
   });
@@ -209,7 +217,7 @@ describe("when it cannot be done", () => {
   test("nothing is taken from a driver that could not be written down", async () => {
     const store = memory();
     store.fail = "driver_path";
-    expect(kindOf(await create(store.nodes).bind("3-1.4"))).toBe("xenstore");
+    expect(reasonOf(await create(store.nodes).bind("3-1.4"))).toBe("StoreRefused");
     expect(state()).toEqual(["usbhid", null]);
     expect(drivers.written).toEqual([]);
   });
@@ -218,7 +226,7 @@ describe("when it cannot be done", () => {
     const usbback = create(memory().nodes);
     await usbback.bind("3-1.4");
     drivers.ignore("usbback", "unbind");
-    expect(kindOf(await usbback.release("3-1.4"))).toBe("refused");
+    expect(reasonOf(await usbback.unbind("3-1.4"))).toBe("DriverRefused");
     expect(drivers.written.filter((line) => line.startsWith("usbback/unbind"))).toHaveLength(2);
   });
 
@@ -233,8 +241,10 @@ describe("when it cannot be done", () => {
       drivers.set(A, "usbhid");
       probed = driver;
       await usbback.bind("3-1.4");
-      await usbback.release("3-1.4");
-      expect(await usbback.giveBack("3-1.4")).toEqual(ok(without));
+      await usbback.unbind("3-1.4");
+      warnings.length = 0;
+      expect(await usbback.release("3-1.4")).toEqual(ok(undefined));
+      expect(warnings).toEqual(without);
       expect(drivers.driverOf(A)).toBe(driver);
       expect(store.read(nodeOf(A))).toBe(null);
     }
@@ -254,7 +264,7 @@ describe("when it cannot be done", () => {
       const store = memory();
       store.write(nodeOf(A), path);
       drivers.set(A, null);
-      expect(await create(store.nodes).giveBack("3-1.4")).toEqual(ok([A]));
+      expect(await create(store.nodes).release("3-1.4")).toEqual(ok(undefined));
     }
     expect(elsewhere.written).toEqual([]);
   });

@@ -7,31 +7,29 @@
  * or undone, by the next call.
  */
 import { constants, open, readdir, realpath, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import type { Clock } from "../model/contracts.ts";
+import { basename, dirname, join } from "node:path";
+import type { ActionError } from "../model/action.ts";
+import type { Clock, Log } from "../model/contracts.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
+import { transient } from "../protocol/qmp-usb.ts";
 import { createGate } from "./gate.ts";
 import type { XenstoreError, XenstoreNodes } from "./xenstore-nodes.ts";
-
-/**
- * absent: no such device, or no usbback. refused: the kernel said no. timeout: it did not answer in time, or still works on an earlier write.
- * xenstore: the driver could not be written down or looked up.
- */
-export type UsbbackError = { readonly kind: "absent" | "refused" | "timeout" | "xenstore"; readonly message: string };
 
 export type Usbback = {
   /** The driver is loaded. */
   available(): Promise<boolean>;
   /** Every interface that the device has now is bound to usbback afterwards, or none is and all are back where they were. Safe to repeat. */
-  bind(busid: string): Promise<Result<void, UsbbackError>>;
-  /** No interface is bound to usbback afterwards. Between this and {@link Usbback.giveBack} libxl clears the port. A device that is gone is fine. */
-  release(busid: string): Promise<Result<void, UsbbackError>>;
+  bind(busid: string): Promise<Result<void, ActionError>>;
+  /** No interface is bound to usbback afterwards; none has another driver yet: libxl clears the port then. A device that is gone is fine. */
+  unbind(busid: string): Promise<Result<void, ActionError>>;
   /**
-   * Drivers that were written down get their interfaces back, and are forgotten. One that will not take its interface again does not stop the rest.
-   * @returns interfaces that have no driver now though they had one
+   * {@link Usbback.unbind}, then drivers that were written down get their interfaces back, and are forgotten. A driver that will not take its
+   * interface again stops nothing; the log tells.
    */
-  giveBack(busid: string): Promise<Result<readonly string[], UsbbackError>>;
+  release(busid: string): Promise<Result<void, ActionError>>;
+  /** Devices whose drivers are written down, by us or by libxl: one that no port names was left so by a crash, and is to be released. */
+  remembered(): Promise<Result<readonly string[], ActionError>>;
 };
 export type UsbbackDeps = {
   readonly nodes: Pick<XenstoreNodes, "read" | "write" | "remove" | "directory">;
@@ -39,6 +37,7 @@ export type UsbbackDeps = {
   readonly sysfs: string;
   readonly clock: Clock;
   readonly timings: Pick<Timings, "driverMs" | "hostSettleMs">;
+  readonly log: Log;
 };
 
 const MEMORY = "/libxl/usbback";
@@ -49,9 +48,11 @@ const driverNodeOf = (busid: string, name: string): string => `${memoryOf(busid)
 /** More than a configuration can have. */
 const MAX_INTERFACES = 64;
 
-const failed = (error: XenstoreError): Result<never, UsbbackError> => err({ kind: "xenstore", message: error.message });
+const BUSY = "DriverBusy";
+const unstored = ({ message }: XenstoreError): Result<never, ActionError> =>
+  err(transient("StoreRefused", `The drivers of the device's interfaces cannot be kept in xenstore: ${message}.`));
 
-export function createUsbback({ nodes, sysfs, clock, timings }: UsbbackDeps): Usbback {
+export function createUsbback({ nodes, sysfs, clock, timings, log }: UsbbackDeps): Usbback {
   const drivers = join(sysfs, "bus/usb/drivers");
   const devices = join(sysfs, "bus/usb/devices");
   const usbback = join(drivers, "usbback");
@@ -75,24 +76,22 @@ export function createUsbback({ nodes, sysfs, clock, timings }: UsbbackDeps): Us
   /** Directory of an interface's driver; null: it has none, or is gone. */
   const driverOf = (name: string): Promise<string | null> => realpath(join(devices, name, "driver")).catch(() => null);
 
-  const write = (path: string, text: string): Promise<Result<void, UsbbackError>> => {
-    if (stuck !== null) return Promise.resolve(err({ kind: "timeout", message: `the kernel still works on ${stuck}` }));
+  const write = (path: string, text: string): Promise<Result<void, ActionError>> => {
+    if (stuck !== null) return Promise.resolve(err(transient(BUSY, `The kernel still works on what was written to ${stuck}.`)));
     return new Promise((resolve) => {
       const timer = clock.setTimeout(() => {
         stuck = path;
-        resolve(err({ kind: "timeout", message: `${path} took longer than ${String(timings.driverMs)} ms` }));
+        resolve(err(transient(BUSY, `The kernel did not take ${text} at ${path} within ${String(timings.driverMs)} ms.`)));
       }, timings.driverMs);
-      const done = (result: Result<void, UsbbackError>): void => {
+      const done = (result: Result<void, ActionError>): void => {
         clock.clearTimeout(timer);
         stuck = null;
         resolve(result);
       };
       writeAttribute(path, text).then(
         () => done(ok(undefined)),
-        (cause: NodeJS.ErrnoException) => {
-          const gone = cause.code === "ENOENT" || cause.code === "ENODEV";
-          done(err({ kind: gone ? "absent" : "refused", message: `${path} did not take ${text}: ${cause.code ?? cause.message}` }));
-        },
+        ({ code, message }: NodeJS.ErrnoException) =>
+          done(err(transient("DriverRefused", `The kernel did not take ${text} at ${path}: ${code ?? message}.`))),
       );
     });
   };
@@ -107,82 +106,88 @@ export function createUsbback({ nodes, sysfs, clock, timings }: UsbbackDeps): Us
     }
   };
 
-  const bindOne = async (busid: string, name: string): Promise<Result<void, UsbbackError>> => {
+  const bindOne = async (busid: string, name: string): Promise<Result<void, ActionError>> => {
     if (await isBound(name)) return ok(undefined);
     const driver = await driverOf(name);
     if (driver !== null) {
       const remembered = await nodes.write(driverNodeOf(busid, name), driver);
-      if (!remembered.ok) return failed(remembered.error);
+      if (!remembered.ok) return unstored(remembered.error);
       const freed = await write(join(driver, "unbind"), name);
       if (!freed.ok && (await driverOf(name)) === driver) return freed;
       if (!(await becomes(async () => (await driverOf(name)) === null)))
-        return err({ kind: "refused", message: `${driver} does not let go of ${name}` });
+        return err(transient("DriverRefused", `The driver ${basename(driver)} does not let go of ${name}.`));
     }
     const bound = await write(join(usbback, "bind"), name);
     if (!bound.ok) return (await isBound(name)) ? ok(undefined) : bound;
-    return (await becomes(() => isBound(name))) ? ok(undefined) : err({ kind: "refused", message: `usbback did not take ${name}` });
+    return (await becomes(() => isBound(name))) ? ok(undefined) : err(transient("DriverRefused", `usbback did not take ${name}.`));
   };
-  const releaseAll = async (busid: string): Promise<Result<void, UsbbackError>> => {
+  const unbindAll = async (busid: string): Promise<Result<void, ActionError>> => {
     // One after the other, all of them even if one fails.
-    let result: Result<void, UsbbackError> = ok(undefined);
+    let result: Result<void, ActionError> = ok(undefined);
     for (const name of await interfacesOf(busid)) {
       if (!(await isBound(name))) continue;
       const freed = await write(join(usbback, "unbind"), name);
       const gone = freed.ok ? await becomes(async () => !(await isBound(name))) : !(await isBound(name));
-      if (!gone) result = freed.ok ? err({ kind: "refused", message: `usbback does not let go of ${name}` }) : freed;
+      if (!gone) result = freed.ok ? err(transient("DriverRefused", `usbback does not let go of ${name}.`)) : freed;
     }
     return result;
   };
-  /** @returns whether the interface has a driver again */
-  const giveBackOne = async (name: string, path: string): Promise<Result<boolean, UsbbackError>> => {
-    if ((await driverOf(name)) !== null) return ok(true);
+  const giveBackOne = async (name: string, path: string): Promise<Result<void, ActionError>> => {
+    const has = async (): Promise<boolean> => (await driverOf(name)) !== null;
+    if (await has()) return ok(undefined);
     // Whoever may write below /libxl may not have us write anywhere.
-    const ofTheirs = dirname(path) === (await realpath(drivers).catch(() => drivers));
-    for (const file of [...(ofTheirs ? [join(path, "bind")] : []), join(sysfs, "bus/usb/drivers_probe")]) {
+    const isDriver = dirname(path) === (await realpath(drivers).catch(() => drivers));
+    for (const file of [...(isDriver ? [join(path, "bind")] : []), join(sysfs, "bus/usb/drivers_probe")]) {
       const taken = await write(file, name);
-      if (!taken.ok && taken.error.kind === "timeout") return taken;
-      if (taken.ok && (await becomes(async () => (await driverOf(name)) !== null))) return ok(true);
+      if (taken.ok ? await becomes(has) : await has()) return ok(undefined);
+      if (!taken.ok && taken.error.reason === BUSY) return taken;
     }
-    return ok(!(await exists(join(devices, name))));
+    if (await exists(join(devices, name))) log.warn("an interface is left without a driver", { interface: name, driver: path });
+    return ok(undefined);
   };
-  const giveBackAll = async (busid: string): Promise<Result<readonly string[], UsbbackError>> => {
-    const without: string[] = [];
+  const giveBackAll = async (busid: string): Promise<Result<void, ActionError>> => {
     for (const name of await interfacesOf(busid)) {
-      const remembered = await nodes.read(driverNodeOf(busid, name));
-      if (!remembered.ok && remembered.error.kind !== "missing") return failed(remembered.error);
-      if (!remembered.ok || (await isBound(name))) continue;
-      const back = await giveBackOne(name, remembered.value);
+      const driver = await nodes.read(driverNodeOf(busid, name));
+      if (!driver.ok && driver.error.kind !== "missing") return unstored(driver.error);
+      if (!driver.ok || (await isBound(name))) continue;
+      const back = await giveBackOne(name, driver.value);
       if (!back.ok) return back;
-      if (!back.value) without.push(name);
     }
-    const known = await nodes.directory(MEMORY);
-    if (!known.ok && known.error.kind !== "missing") return failed(known.error);
-    if (known.ok && known.value.includes(encoded(busid))) {
-      const forgotten = await nodes.remove(memoryOf(busid));
-      if (!forgotten.ok && forgotten.error.kind !== "missing") return failed(forgotten.error);
-    }
-    return ok(without);
+    const known = await remembered();
+    if (!known.ok) return known;
+    const forgotten = known.value.includes(busid) ? await nodes.remove(memoryOf(busid)) : ok(undefined);
+    return forgotten.ok || forgotten.error.kind === "missing" ? ok(undefined) : unstored(forgotten.error);
+  };
+  const remembered = async (): Promise<Result<readonly string[], ActionError>> => {
+    const names = await nodes.directory(MEMORY);
+    if (!names.ok) return names.error.kind === "missing" ? ok([]) : unstored(names.error);
+    return ok(names.value.map((name) => name.replaceAll("_", ".").replaceAll("@", ":")));
+  };
+  const releaseAll = async (busid: string): Promise<Result<void, ActionError>> => {
+    const unbound = await unbindAll(busid);
+    return unbound.ok ? await giveBackAll(busid) : unbound;
   };
 
   return {
     available: () => exists(usbback),
     bind: (busid) =>
       oneByOne(async () => {
-        if (!(await exists(usbback))) return err({ kind: "absent", message: "the driver usbback is not loaded" });
+        if (!(await exists(usbback)))
+          return err({ kind: "terminal", reason: "NoController", message: "The driver usbback is not loaded on the host; load it, or use qusb." });
         const names = await interfacesOf(busid);
-        if (names.length === 0) return err({ kind: "absent", message: `there is no device ${busid} with interfaces` });
+        if (names.length === 0) return err(transient("HostDeviceGone", `There is no device ${busid} with interfaces.`));
         for (const name of names) {
           const bound = await bindOne(busid, name);
           if (bound.ok) continue;
           // As far as it goes: what it leaves is undone by the next call.
-          const released = await releaseAll(busid);
-          if (released.ok) await giveBackAll(busid);
+          await releaseAll(busid);
           return bound;
         }
         return ok(undefined);
       }),
+    unbind: (busid) => oneByOne(() => unbindAll(busid)),
     release: (busid) => oneByOne(() => releaseAll(busid)),
-    giveBack: (busid) => oneByOne(() => giveBackAll(busid)),
+    remembered,
   };
 }
 

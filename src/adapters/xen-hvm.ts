@@ -42,7 +42,11 @@ const xenIds: Ids = {
   },
 };
 
-export function createXenHvm({ life, records, holds, isRecorded, onPort }: XenActionDeps, session: QmpSession, deps: DeviceModelDeps): XenActions {
+export function createXenHvm(
+  { life, records, holds, isRecorded, onPort }: XenActionDeps,
+  session: QmpSession,
+  deps: DeviceModelDeps,
+): XenActions {
   /** Marks of what is being attached, by id: the object that is read back is ours. */
   const marks = new Map<string, Mark>();
   const making = new Map<string, Promise<Result<null, ActionError>>>();
