@@ -173,7 +173,11 @@ export function createUsbback({ nodes, sysfs, clock, timings, log }: UsbbackDeps
     bind: (busid) =>
       oneByOne(async () => {
         if (!(await exists(usbback)))
-          return err({ kind: "terminal", reason: "NoController", message: "The driver usbback is not loaded on the host; load it, or use qusb." });
+          return err({
+            kind: "terminal",
+            reason: "NoController",
+            message: "The driver usbback is not loaded on the host; load it, or use qusb.",
+          });
         const names = await interfacesOf(busid);
         if (names.length === 0) return err(transient("HostDeviceGone", `There is no device ${busid} with interfaces.`));
         for (const name of names) {
