@@ -17,12 +17,15 @@ import { type DriverCache, type Identity, readIdentity, readListing } from "./qe
 import type { QmpError } from "./qmp-client.ts";
 import { all, qomGet } from "./qom-read.ts";
 import { createSettling, type Settled } from "./xen-settling.ts";
-import { createXenHvm } from "./xen-hvm.ts";
+import { createXenHvm, type XenActions } from "./xen-hvm.ts";
+import { createXenOld } from "./xen-old.ts";
 import { createXenMonitor, type MonitorPath, type XenMonitor } from "./xen-monitor.ts";
-import { createXenPv, type UsbbackBinding } from "./xen-pv.ts";
+import type { Usbback } from "./usbback.ts";
+import { createXenPv } from "./xen-pv.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
 import { createXenRecords, type XenPort, type XenRecords } from "./xen-records.ts";
-import { portKey, type QemuSight, type View, viewOf } from "./xen-view.ts";
+import { createXenTraditional } from "./xen-traditional.ts";
+import { portKey, type QemuSight, TRADITIONAL_BUS, type View, viewOf } from "./xen-view.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
 export type XenDomainDeps = {
@@ -38,7 +41,7 @@ export type XenDomainDeps = {
   /** libxl's lock of a domain's monitor, and the file that says that libxl has finished making the domain. */
   readonly lockPath: (facts: XenFacts) => string;
   readonly isMade: (facts: XenFacts) => Promise<boolean>;
-  readonly usbback: UsbbackBinding & { available(): Promise<boolean> };
+  readonly usbback: Usbback;
 };
 /** What of a domain cannot change within one life. */
 export type XenIdentity = {
@@ -163,7 +166,7 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
       const isAsked = obstacle === null && facts.deviceModel && !facts.traditional && monitor !== null;
       const qemu = isAsked ? await askQemu(facts) : null;
       // A paravirtual domain shows enough in xenstore; of an emulated controller only QEMU can tell.
-      const silent = facts.type === "hvm" && obstacle === null && (qemu === null || !qemu.ok);
+      const silent = facts.type === "hvm" && !facts.traditional && obstacle === null && (qemu === null || !qemu.ok);
       if (silent && qemu !== null && !qemu.ok) log.debug("monitor not usable", { key, problem: JSON.stringify(qemu.error) });
       if (silent && isAsked) return err({ kind: "failed" });
       const shown = await look(facts, qemu?.ok === true ? qemu.value : null);
@@ -186,7 +189,7 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
       });
     });
   const look = async (seen: XenFacts, qemu: QemuSight | null): Promise<View | null> => {
-    if (seen.type === "hvm" && qemu === null) return null;
+    if (seen.type === "hvm" && qemu === null && !seen.traditional) return null;
     const view = (lockFree: boolean): View => {
       settling.begin();
       return viewOf({
@@ -228,7 +231,7 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
         if (ended) return transient("DomainGone", "This life of the domain is over.");
         if (doubt !== null) return transient("StoreInDoubt", doubt);
         if (last?.xen?.obstacle != null) return transient(last.xen.obstacle.reason, last.xen.obstacle.message);
-        if (last?.type === "hvm" && last.monitorState !== "answering")
+        if (last?.type === "hvm" && facts?.traditional !== true && last.monitorState !== "answering")
           return transient("MonitorSilent", "The monitor of this domain does not answer; nothing is sent until it does.");
         // It goes first when a domain is destroyed: from then on every write would be too late.
         return facts?.type === "hvm" && !facts.deviceModel ? transient("DomainEnding", "The domain is being destroyed.") : null;
@@ -278,7 +281,9 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
     clock,
     timings,
   });
-  const isPv = (bus: string): boolean => bus.startsWith("xen-qusb-") || bus.startsWith("usbback-");
+  const old = createXenOld({ life, records, channel: createXenTraditional({ store, domid, vm, clock, timings }), domid });
+  const actionsFor = (bus: string): XenActions =>
+    bus === TRADITIONAL_BUS ? old : hvm === null || bus.startsWith("xen-qusb-") || bus.startsWith("usbback-") ? pv : hvm;
 
   const subscriptions: Subscription[] =
     monitor === null
@@ -308,8 +313,8 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
           });
       }
     },
-    attach: (place, options) => (isPv(place.bus) || hvm === null ? pv : hvm).attach(place, options),
-    detach: (at, options) => (isPv(at.bus) || hvm === null ? pv : hvm).detach(at, options),
+    attach: (place, options) => actionsFor(place.bus).attach(place, options),
+    detach: (at, options) => actionsFor(at.bus).detach(at, options),
     end() {
       if (ended) return;
       ended = true;

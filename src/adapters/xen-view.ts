@@ -46,6 +46,7 @@ export const busOfRecord = ({ devid, type }: Pick<UsbRecord, "devid" | "type">):
 
 export function viewOf(input: ViewInput): View {
   const { facts, qemu } = input;
+  if (facts.traditional) return traditionalView(facts);
   const listed = qemu?.listing.controllers ?? [];
   const objects: LiveObject[] = [];
   const controllers: LiveController[] = [];
@@ -253,6 +254,45 @@ function bareRecords(input: ViewInput, record: UsbRecord): Ports {
     return [{ ...object, remark: "Unconfirmed" }];
   });
   return { objects, disagreeing: [] };
+}
+
+/** The one controller that a qemu-traditional domain with `usb=1` has: UHCI, and nothing lists what is on it. */
+export const TRADITIONAL_BUS = "dm-usb.0";
+const TRADITIONAL_DEVID = 0;
+
+/** Of a device model without QMP: what we have marked is all that is known. */
+function traditionalView(facts: XenFacts): View {
+  const objects = [...facts.marks].flatMap(([key, mark]): LiveObject[] => {
+    const [devid, port = ""] = key.split("/");
+    if (Number(devid) !== TRADITIONAL_DEVID) return [];
+    return [
+      {
+        path: paths.mark(facts.domid, TRADITIONAL_DEVID, Number(port)),
+        id: null,
+        bus: TRADITIONAL_BUS,
+        port,
+        ours: true,
+        inode: mark.inode,
+        filter: { ...NO_FILTER, bus: mark.bus, address: mark.address },
+        exact: true,
+        attached: true,
+        remark: "Unverified",
+      },
+    ];
+  });
+  const controller: LiveController = {
+    bus: TRADITIONAL_BUS,
+    name: "usb",
+    path: paths.deviceModel(facts.domid),
+    driver: "piix3-usb-uhci",
+    version: 1,
+    ports: 2,
+    minSpeed: null,
+    maxSpeed: null,
+    ours: false,
+    occupied: objects.map(({ port }) => Number(port)).sort((a, b) => a - b),
+  };
+  return { controllers: [controller], objects, nextDevid: 0, pending: [], phantoms: [], notSaveable: null, disagreeing: [] };
 }
 
 /** Records of the 2014 layout behind which there is no object; one that has its object is shown as that. */
