@@ -32,7 +32,7 @@ const CALLED_OFF = transient("CalledOff", "The action was called off.");
 const GONE: Result<never, ActionError> = err(transient("DomainGone", "This life of the domain is over."));
 
 export function createXenPv(deps: XenPvDeps): XenActions {
-  const { life, records, holds, onPort, domid, store, usbback, clock, timings } = deps;
+  const { life, records, holds, forsaken, onPort, domid, store, usbback, clock, timings } = deps;
   const making = new Map<number, Promise<Result<null, ActionError>>>();
 
   const pause = (ms: number): Promise<void> =>
@@ -88,6 +88,7 @@ export function createXenPv(deps: XenPvDeps): XenActions {
     if (xen === undefined) return err(transient("DevidTaken", "The controller is planned anew."));
     const type = driver === "usbback" ? "pv" : "qusb";
     const record = { devid: xen.devid, type, version: xen.version, ports } as const;
+    for (const devid of forsaken(name)) await records.remove({ devid, type }, name);
     const recorded = await records.add(record, name);
     if (!recorded.ok) {
       life.look();

@@ -61,7 +61,10 @@ export function createXenRecords(store: Store, { domid, vm }: XenLife): XenRecor
     if (!ended.ok) return err(told(what, ended.error));
     return ended.value === null ? ok(undefined) : err(ended.value);
   };
-  const markIn = async (tx: XenstoreNodes, { devid, port }: Pick<XenPort, "devid" | "port">): Promise<Result<Mark | null, XenstoreError>> => {
+  const markIn = async (
+    tx: XenstoreNodes,
+    { devid, port }: Pick<XenPort, "devid" | "port">,
+  ): Promise<Result<Mark | null, XenstoreError>> => {
     const text = await tx.read(paths.mark(domid, devid, port));
     if (text.ok) return ok(parseMark(text.value));
     return text.error.kind === "missing" ? ok(null) : text;
