@@ -51,7 +51,7 @@ type Tracked = {
   readonly domid: number;
   readonly watches: Subscription;
   life: { readonly identity: XenIdentity; readonly domain: XenDomain } | null;
-  /** The life of the store in which it was last seen there. */
+  /** The life of the store in which it was last seen there; in another than the present one it is in doubt. */
   seenIn: number;
   halt: Halt | null;
 };
@@ -209,9 +209,9 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
   };
   /** An event: a life looks at itself. */
   const touched = (domid: number): void => {
-    const life = tracked.get(domid)?.life ?? null;
-    if (life === null) probe(domid);
-    else void life.domain.refresh();
+    const one = tracked.get(domid);
+    if (one?.life == null || one.seenIn !== storeLife) probe(domid);
+    else void one.life.domain.refresh();
   };
   /** One look at a time, and one more for all that came meanwhile. */
   const probe = (domid: number): void => {
