@@ -2,13 +2,17 @@
  * The Xen half of the simulated host: a xenstored, an xl, device models, guests, and the hypervisor's own list of domains, all on the one
  * truth of what is plugged in. Source: recordings of a real Xen host (specs/transcripts/xen).
  */
-import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createPending } from "./pending.ts";
 import type { FakeQemu, SimDelays, SimHostDevice } from "./qmp-server.ts";
+import { createUsbDrivers, type UsbDrivers } from "./usb-drivers.ts";
+import { createUsbback } from "./usbback.ts";
+import type { Told } from "./xen-backend.ts";
 import { createDeviceModel, realXenDelays, type XenDelays } from "./xen-device-model.ts";
 import { bootControllers, hasModel, readJson, type XenDomain, type XenSpec, writeJson } from "./xen-domain.ts";
 import { createFrontend, type FrontendWay } from "./xen-frontend.ts";
+import { watchDeadWrites, xenProblems } from "./xen-problems.ts";
 import { connectLocally } from "./xenstore-local.ts";
 import { createFakeXenstored, type FakeXenstored } from "./xenstored.ts";
 import type { StoreWrite } from "./xenstore-core.ts";
@@ -23,6 +27,8 @@ import { createUsbbackBinding } from "./xl-usbback.ts";
 export type XenHostOptions = {
   /** Whose ways the xenstored has. */
   readonly daemon: "c" | "ocaml";
+  /** The kernel has usbback. */
+  readonly usbback: boolean;
   readonly paths: {
     readonly xenstore: string;
     readonly xenLib: string;
@@ -57,10 +63,20 @@ export type SimXen = {
   dump(): readonly string[];
   /** Every change in its order, and who made it: `socket` is whoever came over the wire. */
   readonly writes: readonly StoreWrite[];
+  domid(name: string): number;
+  addressOf(busid: string): DeviceWish;
+  /** What must never be so (see xen-problems.ts): what is so now, and writes of the past into trees of domains that were not there. */
+  problems(): readonly string[];
+  /** The kernel's backend comes into the kernel, or is taken out. */
+  usbback(loaded: boolean): void;
+  /** A device that is plugged in gets drivers for its interfaces. */
+  readonly drivers: UsbDrivers;
   usbList(name: string): string;
   frontend(name: string, does: FrontendWay): void;
   /** Busids of what the guest's system really has by PV USB, sorted. */
   guestSees(name: string): readonly string[];
+  /** Of those the ones that it has from the kernel's backend: no device model knows of them. */
+  kernelGives(name: string): readonly string[];
   /** The busid behind an object of a `qusb` controller; null: the guest has nothing there, whatever the object says. */
   toldOf(name: string, objectId: string): string | null;
   /** Ends with everything lost, and comes back empty. */
@@ -95,7 +111,13 @@ export function createSimXen(options: XenHostOptions): SimXen {
   };
   const socketOf = (domid: number): string => join(run, `qmp-libxl-${String(domid)}`);
 
-  const usbback = createUsbbackBinding(paths.sysfs, toolstack, () => pending.wait(delays.lookMs));
+  const faces = (): string[] => readdirSync(join(paths.sysfs, "bus/usb/devices")).filter((name) => name.includes(":"));
+  const drivers = createUsbDrivers(paths.sysfs, faces);
+  const kernel = createUsbback({ store: connectLocally(store.core, "usbback", 0), drivers, pending, lookMs: delays.lookMs });
+  if (options.usbback) kernel.load();
+  const usbback = createUsbbackBinding(paths.sysfs, toolstack, async (file) => {
+    while (!drivers.taken(file)) await pending.wait(delays.lookMs);
+  });
   const usb = createXlUsb({
     store: toolstack,
     delays,
@@ -219,6 +241,12 @@ export function createSimXen(options: XenHostOptions): SimXen {
   seed();
   writeList();
 
+  const deadWrites = watchDeadWrites(store.core, toolstack);
+  const toldOf = (domain: XenDomain, objectId: string): string | null => {
+    const id = ({ controller, port }: Told): string => `xen-qusb-${String(controller)}-${String(port)}`;
+    const found = (domain.model?.qusb()?.told() ?? []).find((one) => id(one) === objectId);
+    return found !== undefined && at(found.busid)?.address === found.address ? found.busid : null;
+  };
   const told = (name: string) => xl.domain(name).model?.qusb()?.told() ?? [];
   const startStore = async (): Promise<void> => {
     await store.start();
@@ -247,12 +275,31 @@ export function createSimXen(options: XenHostOptions): SimXen {
       return told(name)
         .filter(({ controller, busid, address }) => connected.has(controller) && at(busid)?.address === address)
         .map(({ busid }) => busid)
+        .concat(kernel.sees(xl.domain(name).domid))
         .sort();
     },
-    toldOf(name, objectId) {
-      const found = told(name).find(({ controller, port }) => objectId === `xen-qusb-${String(controller)}-${String(port)}`);
-      return found !== undefined && at(found.busid)?.address === found.address ? found.busid : null;
+    toldOf: (name, objectId) => toldOf(xl.domain(name), objectId),
+    kernelGives: (name) => kernel.sees(xl.domain(name).domid),
+    domid: (name) => xl.domain(name).domid,
+    addressOf(busid) {
+      const found = busidToAddress(busid);
+      if (found === null) throw new Error(`nothing is plugged in at ${busid} of the simulated host`);
+      return found;
     },
+    problems: () => [
+      ...xenProblems({
+        store: toolstack,
+        domains: xl.domains.values(),
+        devices,
+        heldBy: (domain, { id, hostbus, hostaddr }) =>
+          id?.startsWith("xen-qusb-") === true
+            ? toldOf(domain, id)
+            : ([...devices()].filter(({ bus, address }) => bus === hostbus && address === hostaddr).map(busidOf)[0] ?? null),
+      }),
+      ...deadWrites,
+    ],
+    usbback: (loaded) => (loaded ? kernel.load() : kernel.unload()),
+    drivers,
     async restartStore() {
       await store.kill();
       await store.start();
@@ -266,6 +313,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
     startStore,
     async close() {
       pending.end();
+      drivers.close();
       await Promise.all([...xl.domains.values()].map(({ model }) => model?.end("stop")));
       await store.stop();
     },

@@ -249,10 +249,14 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
       host.changed();
       host.tellRelease();
     },
-    /** @param checkpoint - it goes on afterwards (`xl save -c`) */
-    async save(name: string, checkpoint = false): Promise<void> {
+    /**
+     * @param checkpoint - it goes on afterwards (`xl save -c`)
+     * @param during - while it is suspended
+     */
+    async save(name: string, { checkpoint = false, during }: { checkpoint?: boolean; during?: () => unknown } = {}): Promise<void> {
       const one = domain(name);
       await suspend(one);
+      await during?.();
       if (checkpoint) {
         one.shutdown = null;
         host.changed();
