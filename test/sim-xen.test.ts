@@ -10,6 +10,7 @@ import { createSimHost, type SimHost } from "../src/sim/world.ts";
 import type { SimXen } from "../src/sim/xen.ts";
 import { eventually } from "./support/eventually.ts";
 import { smallDelays } from "./support/rig.ts";
+import { openRaw } from "./support/xenstored.ts";
 import { normalWrites, recordedSteps, runXl, writesSince } from "./support/xl-replay.ts";
 
 let host: SimHost;
@@ -20,7 +21,7 @@ const start = async (given: Given = {}): Promise<void> => {
   if (host.xen === null) throw new Error("no Xen host");
   xen = host.xen;
 };
-const list = (): string[] => execFileSync(host.paths.xl, ["list", "-v"], { encoding: "utf8" }).trimEnd().split("\n");
+const list = (): string[] => execFileSync(host.paths.xl, ["list", "-v"], { encoding: "utf8", stdio: "pipe" }).trimEnd().split("\n");
 
 const stick = { busid: "1-1", kind: "stick" } as const;
 const qusb = [{ type: "qusb", version: 2, ports: 4 }] as const;
@@ -353,6 +354,59 @@ describe("the kernel's backend", () => {
   });
 });
 
+describe("other device models", () => {
+  test("qemu-traditional takes its commands in xenstore, and says that it has added even what it has not", async () => {
+    await play(
+      `}, host: [{ busid: 1-1, kind: dongle }], domains: [{ name: hvm1, type: hvm, traditional: true, usb: true }]`,
+      "  - mark: true",
+    );
+    const at = "/local/domain/0/device-model/1";
+    expect(xen.store.read("/libxl/1/dm-version")).toBe("qemu_xen_traditional");
+    const order = async (command: string, parameter: string, answer: string): Promise<void> => {
+      xen.store.write(`${at}/parameter`, parameter);
+      xen.store.write(`${at}/command`, command);
+      await eventually(() => xen.store.read(`${at}/state`) === answer);
+      expect(xen.store.read(`${at}/command`)).toBe(null);
+      xen.store.write(`${at}/state`, "running");
+    };
+    await order("usb-add", "host:1.2", "usb-added");
+    expect(host.held("hvm1")).toEqual(["1-1"]);
+    await order("usb-add", "host:1.9", "usb-added");
+    expect(host.held("hvm1")).toEqual(["1-1"]);
+    await order("usb-del", "host:1.2", "usb-deleted");
+    expect(host.held("hvm1")).toEqual([]);
+  });
+  test("one in a stub domain: two domains, no libxenstat monitor, a proxy in dom0", async () => {
+    await play("}, domains: [{ name: hvm1, type: hvm, stubdom: true }]", "  - mark: true");
+    expect(xen.store.read("/local/domain/1/image/device-model-domid")).toBe("2");
+    expect(xen.store.read("/local/domain/2/target")).toBe("1");
+    expect(xen.store.read("/local/domain/1/image/device-model-pid")).toBe(null);
+    expect(xen.store.read("/local/domain/2/device-model/1/state")).toBe("running");
+    expect(readdirSync(join(host.root, "run/xen"))).toEqual(["qmp-libxl-1"]);
+    expect(list()).toHaveLength(4);
+    await xen.xl.destroy("hvm1");
+    expect(list()).toHaveLength(2);
+    expect(xen.problems()).toEqual([]);
+  });
+  test("a domain of another toolstack: nothing of libxl, perhaps a monitor of its own", async () => {
+    await play("}, domains: [{ name: hvm1, type: hvm, foreign: true, monitor: true }]", "  - mark: true");
+    expect(xen.store.read("/local/domain/1/name")).toBe("hvm1");
+    expect(xen.dump().filter((line) => line.startsWith("/libxl/"))).toEqual([]);
+    expect(readdirSync(host.paths.xenLib)).toEqual([]);
+    expect(readdirSync(host.paths.qmpDir)).toEqual(["hvm1.sock"]);
+    await xen.xl.destroy("hvm1");
+    expect(xen.problems()).toEqual([]);
+  });
+  test("a boot-time controller and a monitor of its own are on the command line", async () => {
+    await play("}, domains: [{ name: hvm1, type: hvm, usbversion: 3, monitor: true }]", "  - mark: true");
+    const words = readFileSync(join(host.paths.proc, "1001/cmdline"), "utf8").split("\0");
+    expect(words).toContain("nec-usb-xhci,id=usb");
+    expect(words).toContain(`unix:${join(host.paths.qmpDir, "hvm1.sock")},server=on,wait=off`);
+    expect(host.qemu("hvm1").objects()).toMatchObject([{ id: "usb" }, { id: "xen-vkbd-0" }]);
+    expect(xen.usbList("hvm1")).toBe("");
+  });
+});
+
 describe("lives of domains", () => {
   const HVM = "{ name: hvm1, type: hvm, usbctrl: [{ version: 3 }] }";
   const states = (): readonly string[] =>
@@ -415,8 +469,15 @@ describe("lives of domains", () => {
   test("what a late writer makes of a dead domain's tree is a problem", async () => {
     await play(`}, domains: [${PV}]`, "  - xlDestroy: pv1");
     expect(xen.problems()).toEqual([]);
-    xen.store.write("/local/domain/0/backend/qusb/1/0/port/1", "1-1");
-    expect(xen.problems()).toEqual(["/local/domain/0/backend/qusb/1: qusb backends without the domain"]);
+    const port = "/local/domain/0/backend/qusb/1/0/port/1";
+    const raw = await openRaw(host.paths.xenstore);
+    await raw.ask(11, [port, "1-1"].join("\0"));
+    raw.close();
+    expect(xen.problems()).toEqual([
+      "/local/domain/0/backend/qusb/1: qusb backends without the domain",
+      `${port} was written, but domain 1 was not there`,
+    ]);
+    expect(xen.writes.at(-1)).toEqual({ who: "socket", path: port, value: "1-1", permissions: ["n0"] });
   });
   test("a host that is none of Xen's has no xenstore", async () => {
     host = await createSimHost({ delays: smallDelays });

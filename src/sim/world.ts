@@ -328,7 +328,7 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
         })),
     held: (name) => [
       ...host.objects(name).flatMap(({ holds }) => holds ?? []),
-      ...(xen?.xl.domains.has(name) === true ? xen.kernelGives(name) : []),
+      ...(xen?.xl.domains.has(name) === true ? xen.heldElsewhere(name) : []),
     ],
     mutations(name) {
       const { mark } = running(name);

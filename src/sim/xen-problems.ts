@@ -46,7 +46,9 @@ export function xenProblems({ store, domains, devices, heldBy }: Seen): string[]
   const owners = new Map<string, string>();
   const problems: string[] = [];
   for (const domain of live) {
-    const objects = (domain.model?.alive() === true ? domain.model.qemu.objects() : []).filter(({ driver }) => driver === "usb-host");
+    const objects = (domain.model?.alive() === true ? (domain.model.qemu?.objects() ?? []) : []).filter(
+      ({ driver }) => driver === "usb-host",
+    );
     for (const object of objects) {
       const busid = heldBy(domain, object);
       if (busid === null) continue;

@@ -9,7 +9,7 @@ import type { FakeQemu, SimDelays, SimHostDevice } from "./qmp-server.ts";
 import { createUsbDrivers, type UsbDrivers } from "./usb-drivers.ts";
 import { createUsbback } from "./usbback.ts";
 import type { Told } from "./xen-backend.ts";
-import { createDeviceModel, realXenDelays, type XenDelays } from "./xen-device-model.ts";
+import { createDeviceModel, createTraditionalModel, realXenDelays, type XenDelays } from "./xen-device-model.ts";
 import { bootControllers, hasModel, readJson, type XenDomain, type XenSpec, writeJson } from "./xen-domain.ts";
 import { createFrontend, type FrontendWay } from "./xen-frontend.ts";
 import { watchDeadWrites, xenProblems } from "./xen-problems.ts";
@@ -75,8 +75,8 @@ export type SimXen = {
   frontend(name: string, does: FrontendWay): void;
   /** Busids of what the guest's system really has by PV USB, sorted. */
   guestSees(name: string): readonly string[];
-  /** Of those the ones that it has from the kernel's backend: no device model knows of them. */
-  kernelGives(name: string): readonly string[];
+  /** Of what it has what no object of a device model shows: from the kernel's backend, or in qemu-traditional. */
+  heldElsewhere(name: string): readonly string[];
   /** The busid behind an object of a `qusb` controller; null: the guest has nothing there, whatever the object says. */
   toldOf(name: string, objectId: string): string | null;
   /** Ends with everything lost, and comes back empty. */
@@ -159,13 +159,15 @@ export function createSimXen(options: XenHostOptions): SimXen {
         const pid = pids;
         pids += 1;
         const { devices: cold, words } = bootControllers(spec);
-        const model = createDeviceModel({
+        const create = spec.traditional === true ? createTraditionalModel : createDeviceModel;
+        const model = create({
           domid,
           name: spec.name,
           type,
           pid,
           run,
           proc: paths.proc,
+          stub: domain.stub?.domid ?? null,
           monitor: spec.monitor === true ? join(paths.qmpDir, `${spec.name}.sock`) : null,
           version: spec.version ?? "7.2.22",
           memoryMb: spec.memory ?? 256,
@@ -177,7 +179,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
           pending,
         });
         domain.model = model;
-        toolstack.write(`${domainPath(domid)}/image/device-model-pid`, String(pid));
+        toolstack.write(pidPath(domain), String(pid));
         options.onDomain.has(domain.name, model.qemu);
         await model.start(connectLocally(store.core, `qemu:${String(domid)}`, 0));
       },
@@ -200,6 +202,10 @@ export function createSimXen(options: XenHostOptions): SimXen {
     },
   });
 
+  function pidPath({ domid, stub, spec }: XenDomain): string {
+    if (stub !== null) return `${domainPath(stub.domid)}/image/qmp-proxy-pid`;
+    return `${domainPath(domid)}/${spec.foreign === true ? "qemu-pid" : "image/device-model-pid"}`;
+  }
   function boot(domain: XenDomain): void {
     if (domain.paused || domain.frontend !== null) return;
     const { domid, spec } = domain;
@@ -279,7 +285,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
         .sort();
     },
     toldOf: (name, objectId) => toldOf(xl.domain(name), objectId),
-    kernelGives: (name) => kernel.sees(xl.domain(name).domid),
+    heldElsewhere: (name) => [...kernel.sees(xl.domain(name).domid), ...(xl.domain(name).model?.legacy() ?? [])],
     domid: (name) => xl.domain(name).domid,
     addressOf(busid) {
       const found = busidToAddress(busid);

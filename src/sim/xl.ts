@@ -89,6 +89,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
       shutdown: null,
       dying: false,
       model: null,
+      stub: null,
       frontend: null,
       usb: {
         domid,
@@ -113,16 +114,17 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     writeDomain(store, made, version);
     await reach("introduced");
     writeBuilt(store, made, version, spec.memory ?? 256);
+    if (spec.foreign === true) store.remove(libxlPath(domid));
     host.introduce(domid);
-    writeConsole(store, made);
+    if (spec.foreign !== true) writeConsole(store, made);
     await reach("device-model");
     if (host.needsModel(spec)) {
-      store.mkdir(modelPath(domid));
+      if (spec.stubdom !== true) store.mkdir(modelPath(domid));
+      if (spec.stubdom === true) made.stub = createStub(made);
       await host.spawnModel(made, restored);
-      const asked = made.model === null ? ok(null) : await made.usb.qmp.execute("query-chardev");
+      const asked = made.model?.qemu == null ? ok(null) : await made.usb.qmp.execute("query-chardev");
       if (!asked.ok) return asked;
     }
-    if (spec.foreign === true) store.remove(libxlPath(domid));
     await reach("running");
     for (const [devid, wish] of (spec.usbctrl ?? []).entries()) {
       const added = await usb.attachController(made.usb, { ...wish, devid }, false);
@@ -173,6 +175,20 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     host.end(gone);
     host.changed();
     host.release(domid);
+    if (gone.stub !== null) await tearDown(gone.stub);
+  };
+  /** The domain that another one's device model runs in; nothing of it is libxl's business but that it is there. */
+  const createStub = (of: XenDomain): XenDomain => {
+    const stub = newDomain({ name: `${of.name}-dm`, type: "pv", memory: 32 }, randomUUID());
+    domains.set(stub.name, stub);
+    writeDomain(store, stub, "qemu_xen");
+    writeBuilt(store, stub, "qemu_xen", 32);
+    store.write(`${domainPath(stub.domid)}/target`, String(of.domid));
+    store.write(`${domainPath(of.domid)}/image/device-model-domid`, String(stub.domid));
+    host.introduce(stub.domid);
+    stub.paused = false;
+    host.changed();
+    return stub;
   };
   const rename = (one: XenDomain, to: string): void => {
     const from = one.name;
@@ -195,7 +211,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     return { ...spec, usbctrl: known.map(({ type, version, ports }) => ({ type, version, ports })), usbdev };
   };
   const unpause = async (one: XenDomain): Promise<void> => {
-    if (one.type === "hvm" && one.model !== null) await one.usb.qmp.execute("cont");
+    if (one.type === "hvm" && one.model?.alive() === true && one.model.qemu !== null) await one.usb.qmp.execute("cont");
     one.paused = false;
     host.boot(one);
   };
@@ -245,7 +261,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     shutDown(name: string, reason: number): void {
       const one = domain(name);
       one.shutdown = reason;
-      if (one.model?.alive() === true) one.model.qemu.endGuest(reason === 3 ? "guest-panicked" : "shutdown");
+      if (one.model?.alive() === true) one.model.qemu?.endGuest(reason === 3 ? "guest-panicked" : "shutdown");
       host.changed();
       host.tellRelease();
     },
@@ -265,7 +281,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
       // QEMU's state names devices that no new command line has.
       const lost =
         one.type === "hvm" &&
-        (one.model?.qemu.objects() ?? []).some(
+        (one.model?.qemu?.objects() ?? []).some(
           ({ id, driver, port }) => driver === "usb-host" || (port === null && /[eux]hci/.test(driver) && id !== null && id !== "usb"),
         );
       saved.set(name, { spec: remembered(one), uuid: one.uuid, lost });
