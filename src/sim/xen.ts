@@ -2,7 +2,7 @@
  * The Xen half of the simulated host: a xenstored, an xl, device models, guests, and the hypervisor's own list of domains, all on the one
  * truth of what is plugged in. Source: recordings of a real Xen host (specs/transcripts/xen).
  */
-import { mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createPending } from "./pending.ts";
 import type { FakeQemu, SimDelays, SimHostDevice } from "./qmp-server.ts";
@@ -18,8 +18,9 @@ import { createFakeXenstored, type FakeXenstored } from "./xenstored.ts";
 import type { StoreWrite } from "./xenstore-core.ts";
 import { walk } from "./xenstore-tree.ts";
 import { createXl, type Xl } from "./xl.ts";
-import { listText, usbListText } from "./xl-list.ts";
+import { usbListText } from "./xl-list.ts";
 import { domainPath } from "./xl-nodes.ts";
+import { createXlProgram } from "./xl-program.ts";
 import { createLibxlQmp } from "./xl-qmp.ts";
 import { createXlUsb, type DeviceWish } from "./xl-usb.ts";
 import { createUsbbackBinding } from "./xl-usbback.ts";
@@ -93,14 +94,14 @@ export function createSimXen(options: XenHostOptions): SimXen {
   const { paths, run, devices } = options;
   const delays = { ...realXenDelays, ...options.delays };
   const pending = createPending();
-  for (const dir of [dirname(paths.xenstore), paths.xenLib, dirname(paths.xl), run]) mkdirSync(dir, { recursive: true });
+  for (const dir of [dirname(paths.xenstore), paths.xenLib, run]) mkdirSync(dir, { recursive: true });
   // The locks of xl are real ones.
   symlinkSync("/proc/locks", join(paths.proc, "locks"));
+  const program = createXlProgram(paths.xl);
   const store = createFakeXenstored({ path: paths.xenstore, like: options.daemon });
   const toolstack = connectLocally(store.core, "xl", 0);
   const xlQmp: string[] = [];
   let pids = FIRST_PID;
-  let listed = true;
 
   const busidOf = ({ bus, port }: SimHostDevice): string => `${String(bus)}-${port}`;
   const at = (busid: string): SimHostDevice | null => [...devices()].find((device) => busidOf(device) === busid) ?? null;
@@ -195,7 +196,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
         options.onDomain.ends(domain.name);
       },
       renamed: (domain, from) => options.onDomain.renamed(from, domain.name),
-      changed: writeList,
+      changed: (domain, gone) => (gone ? program.hide(domain.domid) : show(domain)),
       introduce: store.introduce,
       release: store.release,
       tellRelease: store.core.tellRelease,
@@ -219,33 +220,14 @@ export function createSimXen(options: XenHostOptions): SimXen {
     domain.frontend = createFrontend({ store: own, domid, way, pending, lookMs: delays.lookMs, runs });
     domain.ends.push(() => own.close());
   }
-  function writeList(): void {
-    const text = (verbose: boolean): string =>
-      listText(
-        [...xl.domains.values()].map((domain) => ({ ...domain, memoryMb: domain.spec.memory ?? 256 })),
-        (domid) => (domid === 0 ? "Domain-0" : toolstack.read(`${domainPath(domid)}/name`)),
-        verbose,
-      );
-    for (const [name, verbose] of [
-      ["list", false],
-      ["list-v", true],
-    ] as const) {
-      const file = `${paths.xl}.${name}`;
-      if (!listed) rmSync(file, { force: true });
-      else {
-        writeFileSync(`${file}.new`, text(verbose));
-        renameSync(`${file}.new`, file);
-      }
-    }
-  }
+  const show = (domain: XenDomain): void =>
+    program.show({ ...domain, memoryMb: domain.spec.memory ?? 256 }, toolstack.read(`${domainPath(domain.domid)}/name`));
   const seed = (): void => {
     toolstack.write("/local/domain/0/name", "Domain-0");
     toolstack.write("/local/domain/0/domid", "0");
   };
 
-  writeFileSync(paths.xl, SCRIPT, { mode: 0o755 });
   seed();
-  writeList();
 
   const deadWrites = watchDeadWrites(store.core, toolstack);
   const toldOf = (domain: XenDomain, objectId: string): string | null => {
@@ -256,8 +238,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
   const told = (name: string) => xl.domain(name).model?.qusb()?.told() ?? [];
   const startStore = async (): Promise<void> => {
     await store.start();
-    listed = true;
-    writeList();
+    program.allow(true);
   };
   return {
     store,
@@ -309,11 +290,10 @@ export function createSimXen(options: XenHostOptions): SimXen {
     async restartStore() {
       await store.kill();
       await store.start();
-      writeList();
+      for (const domain of xl.domains.values()) show(domain);
     },
     async stopStore() {
-      listed = false;
-      writeList();
+      program.allow(false);
       await store.stop();
     },
     startStore,
@@ -325,14 +305,3 @@ export function createSimXen(options: XenHostOptions): SimXen {
     },
   };
 }
-
-/** xl as a program: only its listing. */
-const SCRIPT = `#!/bin/sh
-case "$*" in
-  list) file="$0.list" ;;
-  "list -v" | "list --verbose") file="$0.list-v" ;;
-  *) echo "xl: command not simulated: $*" >&2; exit 1 ;;
-esac
-test -e "$file" || { echo "xl: libxl_ctx_alloc failed: cannot connect to xenstore" >&2; exit 1; }
-exec cat "$file"
-`;

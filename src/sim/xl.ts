@@ -50,8 +50,8 @@ export type XlDeps = {
     end(domain: XenDomain): void;
     needsModel(spec: XenSpec): boolean;
     renamed(domain: XenDomain, from: string): void;
-    /** The hypervisor's list is not what it was. */
-    changed(): void;
+    /** It is no longer as the hypervisor listed it. */
+    changed(domain: XenDomain, gone: boolean): void;
     introduce(domid: number): void;
     release(domid: number): void;
     tellRelease(): void;
@@ -141,19 +141,19 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     await reach("json");
     if (spec.foreign !== true) writeJson(made.usb.jsonFile, jsonOf(made));
     if (spec.paused !== true) await unpause(made);
-    host.changed();
+    host.changed(made, false);
     return ok(null);
   };
   /** Devices, trees, files, and at last the domain; QEMU dies first. */
   const tearDown = async (gone: XenDomain): Promise<void> => {
     const { domid, uuid } = gone;
     gone.paused = true;
-    host.changed();
+    host.changed(gone, false);
     await step();
     store.remove(modelPath(domid));
     await host.killModel(gone);
     gone.dying = true;
-    host.changed();
+    host.changed(gone, false);
     const [screen, ...others] = plainDevices(domid);
     if (screen !== undefined && store.exists(libxlPath(domid))) forgetDevice(store, screen);
     const bodged = others.filter((device) => store.exists(backendPath(device)));
@@ -169,11 +169,12 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     ]);
     await step();
     for (const path of [`/vm/${uuid}`, domainPath(domid), libxlPath(domid)]) store.remove(path);
+    host.changed(gone, false);
     for (const name of readdirSync(xenLib)) if (name.includes(`.${String(domid)}.${uuid}.`)) rmSync(join(xenLib, name), { force: true });
     await step();
     domains.delete(gone.name);
     host.end(gone);
-    host.changed();
+    host.changed(gone, true);
     host.release(domid);
     if (gone.stub !== null) await tearDown(gone.stub);
   };
@@ -187,7 +188,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     store.write(`${domainPath(of.domid)}/image/device-model-domid`, String(stub.domid));
     host.introduce(stub.domid);
     stub.paused = false;
-    host.changed();
+    host.changed(stub, false);
     return stub;
   };
   const rename = (one: XenDomain, to: string): void => {
@@ -201,7 +202,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     one.name = to;
     domains.set(to, one);
     host.renamed(one, from);
-    host.changed();
+    host.changed(one, false);
   };
   /** What xl makes a domain of again: controllers that it knows itself; every hot-plugged device is lost on the way. */
   const remembered = ({ spec, usb: { jsonFile }, domid }: XenDomain): XenSpec => {
@@ -221,7 +222,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     await step();
     store.write(path, "");
     one.shutdown = 2;
-    host.changed();
+    host.changed(one, false);
     host.tellRelease();
     await step();
   };
@@ -230,7 +231,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     const made = newDomain(spec, options.uuid ?? spec.uuid ?? randomUUID());
     domains.set(spec.name, made);
     host.begin(made);
-    host.changed();
+    host.changed(made, false);
     const built = await build(made, options);
     if (!built.ok) await tearDown(made);
     return built;
@@ -251,18 +252,18 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     rename: (name: string, to: string): void => rename(domain(name), to),
     pause(name: string): void {
       domain(name).paused = true;
-      host.changed();
+      host.changed(domain(name), false);
     },
     async unpause(name: string): Promise<void> {
       await unpause(domain(name));
-      host.changed();
+      host.changed(domain(name), false);
     },
     /** It ends and is kept. @param reason - as `xl list -v` shows it */
     shutDown(name: string, reason: number): void {
       const one = domain(name);
       one.shutdown = reason;
       if (one.model?.alive() === true) one.model.qemu?.endGuest(reason === 3 ? "guest-panicked" : "shutdown");
-      host.changed();
+      host.changed(one, false);
       host.tellRelease();
     },
     /**
@@ -275,7 +276,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
       await during?.();
       if (checkpoint) {
         one.shutdown = null;
-        host.changed();
+        host.changed(one, false);
         return;
       }
       // QEMU's state names devices that no new command line has.
