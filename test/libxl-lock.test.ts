@@ -26,24 +26,23 @@ const create = (libxlLockMs = 10_000, more: { command?: string; proc?: string } 
 const errorOf = (result: Result<unknown, LockError>): string => (result.ok ? "none" : `${result.error.kind}: ${result.error.message}`);
 
 /** Another process that takes the lock as libxl does, tells `held`, and gives it back by unlink and close once a file `go` is there. */
-const LIBXL = `
-import fcntl, os, sys, time
-path, directory = sys.argv[1:]
-while True:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        if os.path.samestat(os.fstat(fd), os.stat(path)): break
-    except FileNotFoundError: pass
-    os.close(fd)
-open(directory + "/held", "w").close()
-while not os.path.exists(directory + "/go"): time.sleep(0.005)
-os.unlink(path)
-os.close(fd)
-open(directory + "/released", "w").close()
+const TAKE = `
+path=$1 dir=$2
+while :; do
+  exec 9<>"$path"
+  flock -x 9
+  [ "$(stat -Lc %d:%i /proc/$$/fd/9)" = "$(stat -c %d:%i "$path" 2>/dev/null)" ] && break
+done
+`;
+const LIBXL = `${TAKE}
+: > "$dir/held"
+while [ ! -e "$dir/go" ]; do sleep 0.01; done
+rm "$path"
+exec 9>&-
+: > "$dir/released"
 `;
 async function holder(script = LIBXL): Promise<ChildProcess> {
-  const child = spawn("python3", ["-c", script, path, dir], { stdio: "inherit" });
+  const child = spawn("sh", ["-c", script, "sh", path, dir], { stdio: "inherit" });
   children.push(child);
   await eventually(() => existsSync(join(dir, "held")));
   return child;
@@ -86,7 +85,7 @@ describe("the lock", () => {
     const locks = create();
     let done = false;
     await locks.withLock(path, async () => {
-      const child = spawn("python3", ["-c", LIBXL, path, dir], { stdio: "inherit" });
+      const child = spawn("sh", ["-c", LIBXL, "sh", path, dir], { stdio: "inherit" });
       children.push(child);
       await eventually(() => waitedFor(statSync(path).ino));
       expect(existsSync(join(dir, "held"))).toBe(false);
@@ -174,27 +173,21 @@ describe("the lock", () => {
         writeFileSync(number, String(value + 1));
       });
     const script = `
-import fcntl, os, sys
-path, directory = sys.argv[1:]
-for _ in range(20):
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            if os.path.samestat(os.fstat(fd), os.stat(path)): break
-        except FileNotFoundError: pass
-        os.close(fd)
-    value = int(open(directory + "/number").read())
-    with open(directory + "/number", "w") as out: out.write(str(value + 1))
-    os.unlink(path)
-    os.close(fd)
-open(directory + "/held", "w").close()
+i=0
+while [ $i -lt 20 ]; do
+  i=$((i + 1))
+  ${TAKE}
+  echo $(($(cat "$dir/number") + 1)) > "$dir/number"
+  rm "$path"
+  exec 9>&-
+done
+: > "$dir/held"
 `;
     const others = holder(script);
     const results = await Promise.all(Array.from({ length: 20 }, raise));
     await others;
     expect(results.map(errorOf)).toEqual(results.map(() => "none"));
-    expect(readFileSync(number, "utf8")).toBe("40");
+    expect(readFileSync(number, "utf8").trim()).toBe("40");
   });
 
   test.each([

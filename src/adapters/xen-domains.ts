@@ -115,6 +115,10 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
     return { paths: monitorPaths(sockets, isOwn), restricted: cmdline.restricted };
   };
 
+  /** Of another toolstack, with a monitor for us: it is served like a plain QEMU domain. */
+  const isServedElsewhere = ({ type }: XenFacts, deviceModel: DeviceModelSight | null): boolean =>
+    type === null && deviceModel?.paths.some(({ path }) => isOwn(path)) === true;
+
   const end = (one: Tracked): void => {
     if (one.life === null) return;
     const { identity, domain } = one.life;
@@ -183,19 +187,17 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       found.life.domain.setDoubt(null);
       return await found.life.domain.refresh();
     }
-    const deviceModel = await deviceModelOf(facts.value);
-    // Of another toolstack, with a monitor for us: it is served like a plain QEMU domain.
-    if (facts.value.type === null && deviceModel?.paths.some(({ path }) => isOwn(path)) === true) return;
+    if (isServedElsewhere(facts.value, await deviceModelOf(facts.value))) return;
     if (stopped || tracked.get(domid) !== found || found.life !== null) return;
     const identity: XenIdentity = { key, domid, vm, uuid, deviceModelPid };
     const domain = createXenDomain(
       {
         identity,
-        deviceModel,
+        deviceModelOf,
         publish: (seen) => {
           if (found.life?.domain === domain) emit({ kind: "domain", domain: seen });
         },
-        isOver: (seen) => isPassing(seen.name),
+        isOver: (seen, deviceModel) => isPassing(seen.name) || isServedElsewhere(seen, deviceModel),
         onOver: () => probe(domid),
       },
       deps,

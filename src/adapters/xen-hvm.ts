@@ -16,7 +16,7 @@ import type { ActionOptions, Domains } from "../model/contracts.ts";
 import { err, type Result } from "../model/result.ts";
 import { transient } from "../protocol/qmp-usb.ts";
 import { idOf } from "../protocol/qom-usb.ts";
-import { devidOf, type Mark, markOf, parsePortPath, type UsbRecord } from "../protocol/xenstore-usb.ts";
+import { devidOf, type Mark, markOf, parseLegacyPath, parsePortPath } from "../protocol/xenstore-usb.ts";
 import { createDeviceModel, type DeviceModelDeps, type Ids, ownIds } from "./device-model.ts";
 import type { Life } from "./domain-life.ts";
 import type { QmpSession } from "./qmp-client.ts";
@@ -26,8 +26,12 @@ export type XenActions = Pick<Domains, "attach" | "detach">;
 export type XenActionDeps = {
   readonly life: Life;
   readonly records: XenRecords;
-  /** What xenstore was last seen to hold. */
-  readonly facts: () => { readonly records: readonly UsbRecord[]; readonly marks: ReadonlyMap<string, Mark> };
+  /** What a port is known to be recorded to hold, by the last look and what we have written since; busid "": nothing. */
+  readonly holds: (port: XenPort) => { readonly busid: string; readonly mark: Mark | null };
+  /** Whether libxl knows this emulated controller. */
+  readonly isRecorded: (devid: number) => boolean;
+  /** Controllers of ours of this name that are recorded and not there: what a crash left between record and QEMU. */
+  readonly forsaken: (name: string) => readonly number[];
   /** Runs an action on a port: what is seen there meanwhile is nobody else's doing. */
   readonly onPort: <T>(port: XenPort, run: () => Promise<T>) => Promise<T>;
 };
@@ -40,7 +44,11 @@ const xenIds: Ids = {
   },
 };
 
-export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, session: QmpSession, deps: DeviceModelDeps): XenActions {
+export function createXenHvm(
+  { life, records, holds, isRecorded, forsaken, onPort }: XenActionDeps,
+  session: QmpSession,
+  deps: DeviceModelDeps,
+): XenActions {
   /** Marks of what is being attached, by id: the object that is read back is ours. */
   const marks = new Map<string, Mark>();
   const making = new Map<string, Promise<Result<null, ActionError>>>();
@@ -61,7 +69,7 @@ export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, se
 
   const portOf = (bus: string, port: number, create: NewController | null): XenPort | null => {
     const devid = devidOf(bus);
-    const isKnown = devid !== null && (create !== null || facts().records.some((one) => one.devid === devid && one.type === "devicemodel"));
+    const isKnown = devid !== null && (create !== null || names.has(bus) || isRecorded(devid));
     return isKnown ? { devid, type: "devicemodel", port } : null;
   };
 
@@ -70,6 +78,7 @@ export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, se
     const { name, ports, xen } = controller;
     if (xen === undefined) return err(transient("DevidTaken", "The controller is planned anew."));
     const record = { devid: xen.devid, type: "devicemodel", version: xen.version, ports } as const;
+    for (const devid of forsaken(name)) await records.remove({ devid, type: "devicemodel" }, name);
     const recorded = await records.add(record, name);
     if (!recorded.ok) {
       life.look();
@@ -127,9 +136,7 @@ export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, se
     await life.settled();
     const blocked = life.blocked();
     if (blocked !== null) return err(blocked);
-    const { records: seen, marks: marked } = facts();
-    const busid = seen.find(({ devid }) => devid === port.devid)?.holds.get(port.port) ?? "";
-    const mark = marked.get(`${String(port.devid)}/${String(port.port)}`) ?? null;
+    const { busid, mark } = holds(port);
     const clear = () => (busid === "" ? Promise.resolve({ ok: true, value: undefined } as const) : records.clear(port, busid, mark));
     const bare = parsePortPath(at.path) !== null;
     return await onPort(port, () =>
@@ -156,12 +163,23 @@ export function createXenHvm({ life, records, facts, onPort }: XenActionDeps, se
     );
   };
 
+  const detachLegacy = async (at: Attached, name: string): Promise<Outcome> => {
+    const blocked = life.blocked();
+    if (blocked !== null) return err(blocked);
+    const removed = await life.change(() => records.removeLegacy(name));
+    if (!removed.ok) return removed;
+    life.removeObject(at.path);
+    return { ok: true, value: null };
+  };
+
   return {
     attach: (place, options) => {
       const port = portOf(place.bus, place.port, place.create);
       return port === null ? own.attach(place, options) : attach(place, port, options);
     },
     detach: (at, options) => {
+      const legacy = parseLegacyPath(at.path);
+      if (legacy !== null) return detachLegacy(at, legacy);
       const bare = parsePortPath(at.path);
       const port = bare ?? portOf(at.bus, at.port, null);
       const byId = (idOf(at.path) ?? "").startsWith("xenusb-");

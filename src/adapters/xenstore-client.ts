@@ -1,9 +1,9 @@
 /**
- * A xenstored behind its unix socket, one connection after another: when to connect is the connection machine's. Watches outlive connections.
+ * A xenstored behind its unix socket or the kernel's device, one connection after another: when to connect is the connection machine's. Watches
+ * outlive connections.
  * Source: docs/misc/xenstore.txt. A restarted daemon may come back with an empty or another store, and a watch that is registered fires at once:
  * everything is to be read again.
  */
-import type { Socket } from "node:net";
 import { BehaviorSubject, Observable, type Subscriber } from "rxjs";
 import { createActor, fromPromise } from "xstate";
 import {
@@ -21,9 +21,9 @@ import type { Timings } from "../model/timings.ts";
 import { parseStrings } from "../protocol/xenstore.ts";
 import { createGate } from "./gate.ts";
 import { closedIfLate } from "./monitor-peer.ts";
-import { connectUnix } from "./socket.ts";
 import { AWAY, createXenstoreNodes, errorOf, type XenstoreError, type XenstoreNodes } from "./xenstore-nodes.ts";
-import { createXenstoreSession, type XenstoreSession } from "./xenstore-session.ts";
+import { createXenstoreSession, type XenstoreSession, type XenstoreTransport } from "./xenstore-session.ts";
+import { connectXenstore, XENBUS_DEVICE } from "./xenstore-transport.ts";
 
 /** up: connected, with every watch registered; read everything again. life: 1 for the first connection, and one more for each later one. */
 export type XenstoreChange =
@@ -62,7 +62,14 @@ export type XenstoreClient = XenstoreNodes & {
   transaction<T>(body: (tx: XenstoreNodes) => Promise<Result<TransactionEnd<T>, XenstoreError>>): Promise<Result<T, XenstoreError>>;
 };
 
-export type XenstoreClientDeps = { readonly timings: Timings; readonly clock: Clock; readonly random: Random; readonly log: Log };
+export type XenstoreClientDeps = {
+  readonly timings: Timings;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** The kernel's way to xenstored, for where the socket is missing. */
+  readonly device?: string;
+};
 
 /** Open ones at a time: more only wait for each other, in conflicts. */
 const MAX_TRANSACTIONS = 8;
@@ -71,8 +78,11 @@ const CLOSED_BY_US = "closed by plugherd";
 
 type Held = { readonly path: string; readonly token: string; readonly out: Subscriber<WatchNews> };
 
-/** @param path - of the daemon's socket */
-export function createXenstoreClient(path: string, { timings, clock, random, log }: XenstoreClientDeps): XenstoreClient {
+/** @param path - of the daemon's socket, or of a character device that speaks the same */
+export function createXenstoreClient(
+  path: string,
+  { timings, clock, random, log, device = XENBUS_DEVICE }: XenstoreClientDeps,
+): XenstoreClient {
   const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet", tried: false });
   const held = new Map<string, Held>();
   const transactions = createGate(MAX_TRANSACTIONS);
@@ -113,8 +123,8 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
     if (!signal.aborted) log.warn("xenstored lost", { path, reason: ended });
     return ended;
   };
-  const negotiate = async (socket: Socket): Promise<Result<XenstoreSession, { kind: "failed"; message: string }>> => {
-    const session = createXenstoreSession(socket, { timings, clock }, onEvent);
+  const negotiate = async (transport: XenstoreTransport): Promise<Result<XenstoreSession, { kind: "failed"; message: string }>> => {
+    const session = createXenstoreSession(transport, { timings, clock }, onEvent);
     const answer = await session.request({ op: "read", path: "/" }, { timeoutMs: timings.greetingMs });
     if (answer.ok || answer.error.kind === "refused") return ok(session);
     session.close(answer.error.message);
@@ -123,10 +133,10 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
   const machine = connectionMachine.provide({
     actors: {
       connect: fromPromise<Made, ConnectInput>(({ signal }) =>
-        closedIfLate(connectUnix(path, { timeoutMs: timings.connectMs, clock, signal }), signal, (socket) => socket.destroy()),
+        closedIfLate(connectXenstore(path, { device, timeoutMs: timings.connectMs, clock, signal }), signal, (made) => made.drop()),
       ),
       negotiate: fromPromise<Made, NegotiateInput>(({ input, signal }) =>
-        closedIfLate(negotiate(input.transport as Socket), signal, (session) => session.close(CLOSED_BY_US)),
+        closedIfLate(negotiate(input.transport as XenstoreTransport), signal, (session) => session.close(CLOSED_BY_US)),
       ),
       watch: fromPromise<string, WatchInput>(({ input, signal }) => serve(input.session as XenstoreSession, signal)),
     },

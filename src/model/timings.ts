@@ -53,6 +53,10 @@ export type Timings = {
   readonly recordSettleMs: number;
   /** A controller's record without a controller is waited for so long from its last change, before another is made. */
   readonly phantomMs: number;
+  /** One write to a driver's `bind` or `unbind`: the kernel answers once the driver has probed or let go of the interface, a slow disk's after seconds. */
+  readonly driverMs: number;
+  /** One command to a qemu-traditional, and before it the wait for its state; xend waited as long for it (tools/python/xen/xend/image.py). */
+  readonly dmCommandMs: number;
   /** Default length of an operator's hold. */
   readonly holdMs: number;
 };
@@ -88,5 +92,7 @@ export const defaultTimings: Timings = {
   qusbMs: 3_000,
   recordSettleMs: 1_000,
   phantomMs: 10_000,
+  driverMs: 10_000,
+  dmCommandMs: 10_000,
   holdMs: 3_600_000,
 };

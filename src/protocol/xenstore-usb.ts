@@ -135,6 +135,14 @@ export const emulatedBus = (devid: number): string => `xenusb-${String(devid)}.0
 /** The devid in `xenusb-3` or `xenusb-3.0`; null: another name. */
 export const devidOf = (name: string): number | null => number(/^xenusb-(\d{1,5})(?:\.0)?$/.exec(name)?.[1] ?? null);
 
+/** The object of a record in the 2014 layout: `hostdev-0001-0005` is `usb-hostdev-0001.0005`; null: no such record. */
+export function legacyObjectId(name: string): string | null {
+  const match = /^hostdev-([0-9a-f]{4})-([0-9a-f]{4})$/.exec(name);
+  return match === null ? null : `usb-hostdev-${match[1] ?? ""}.${match[2] ?? ""}`;
+}
+/** The record that a path of that layout names. */
+export const parseLegacyPath = (path: string): string | null => /^\/libxl\/\d{1,5}\/usb\/([^/]+)$/.exec(path)?.[1] ?? null;
+
 /** One write of a transaction; `make`: a directory that is emptied first, with permissions of its own. */
 export type NodeWrite =
   | { readonly kind: "write"; readonly path: string; readonly value: string }

@@ -270,7 +270,7 @@ export function createMachine(kind: MachineKind, strict: boolean, realizeHost: R
         put(`ich9-usb-uhci${String(n + 1)}`, `device[${String(14 + n)}]`, shared);
       }
     },
-    /** The device model's half of a `qusb` controller: a bus `<id>.0` that hangs on no PCI bus. Source: QEMU hw/usb/xen-usb.c. */
+    /** The device model's half of a `qusb` controller: a bus `<id>.0` that hangs on no PCI bus; without ports, of another backend. Source: QEMU hw/usb/xen-usb.c. */
     addXenUsb(id: string, ports: number): SimDevice {
       const path = `/machine/peripheral/${id}`;
       const on: SimBus = {
@@ -284,6 +284,7 @@ export function createMachine(kind: MachineKind, strict: boolean, realizeHost: R
       };
       const made = place(XEN_BACKEND, id, path, on, new Map(), true);
       if (!made.ok) throw new Error(made.error.desc);
+      if (ports === 0) return made.value;
       const bus = makeBus(`${id}.0`, "usb-bus", path, true);
       made.value.buses.push(bus);
       for (let n = 1; n <= ports; n += 1) bus.free.push({ path: String(n), speeds: LOW | FULL | HIGH, hub: null });

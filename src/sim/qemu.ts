@@ -214,6 +214,8 @@ export function createQemu(options: QemuOptions, { delays, timers, emit, exit }:
     "query-name": { takes: {}, run: () => ok(options.name === undefined ? {} : { name: options.name }) },
     "query-uuid": { takes: {}, run: () => ok({ UUID: options.uuid ?? ZERO_UUID }) },
     "query-status": { takes: {}, run: () => ok({ status, ...(strict ? {} : { singlestep: false }), running: running() }) },
+    // libxl asks for it once its device model is ready.
+    "query-chardev": { takes: {}, run: () => ok([]) },
     "query-commands": { takes: {}, run: () => ok([...Object.keys(commands), "qmp_capabilities"].map((name) => ({ name }))) },
     "query-pci": {
       takes: {},

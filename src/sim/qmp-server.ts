@@ -21,6 +21,8 @@ export type FakeQemuOptions = QemuOptions & {
   readonly path?: string;
   /** Further monitors of the same machine, each with a slot of its own. */
   readonly monitors?: readonly string[];
+  /** Commands with this id are somebody else's. */
+  readonly othersId?: number;
   readonly delays?: Partial<SimDelays>;
   readonly timers?: SimTimers;
   /** Wall clock of the events, ms. */
@@ -183,7 +185,7 @@ export function createFakeQemu(options: FakeQemuOptions = {}): FakeQemu {
       fault.refuse === undefined
         ? qemu.execute(command, args)
         : { reply: err(fault.refuse), delayMs: command === "device_add" ? delays.refusalMs : 0 };
-    record(command, args, reply.ok, "monitor");
+    record(command, args, reply.ok, id !== undefined && id === options.othersId ? "other" : "monitor");
     answer(connection, reply.ok ? returned(reply.value) : refused(reply.error), fault, delayMs);
   };
 

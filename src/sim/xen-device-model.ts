@@ -8,6 +8,7 @@ import type { Pending } from "./pending.ts";
 import { createFakeQemu, type DeviceArgs, type FakeQemu, type SimDelays, type SimHostDevice } from "./qmp-server.ts";
 import { createQusbBackend, type QusbBackend } from "./xen-backend.ts";
 import type { LocalStore } from "./xenstore-local.ts";
+import { LIBXL_COMMAND_ID } from "./xl-qmp.ts";
 import { backendPath, modelPath, plainDevices, type XenType } from "./xl-nodes.ts";
 
 /** All in ms; those of the real parts. */
@@ -72,6 +73,7 @@ export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
     devices: options.devices,
     hostDevices: options.hostDevices,
     delays,
+    othersId: LIBXL_COMMAND_ID,
     monitors: [sockets.libxl, sockets.libxenstat, ...(monitor === null ? [] : [monitor])],
   });
   let store: LocalStore | null = null;
@@ -116,7 +118,10 @@ export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
       serve("console", on);
       plain("console", on);
       serve("vkbd", on);
-      if (hvm) plain("vkbd", on);
+      if (hvm) {
+        plain("vkbd", on);
+        qemu.addXenUsb("xen-vkbd-0", 0);
+      }
       serve("9pfs", on);
       serve("qusb", on);
       const { hostDevices: devices } = options;

@@ -48,6 +48,8 @@ const FLOOD = 500;
 export function createFrontend({ store, domid, way: first, pending, lookMs, runs }: FrontendOptions): Frontend {
   const root = `/local/domain/${String(domid)}/device/vusb`;
   const backends = new Map<string, () => void>();
+  /** Loaded again while the backend is still closed: it waits for that to open. */
+  const returning = new Set<string>();
   let way = first;
   let looking = false;
 
@@ -90,7 +92,9 @@ export function createFrontend({ store, domid, way: first, pending, lookMs, runs
   };
   const connect = (devid: string): void => {
     const [mine, other] = [state(devid), theirs(devid)];
+    if (other < 5) returning.delete(devid);
     if (other === 5 || other === 6) {
+      if (returning.has(devid)) return;
       if (mine !== 6 && mine !== 0) setState(devid, 6);
       return;
     }
@@ -113,7 +117,10 @@ export function createFrontend({ store, domid, way: first, pending, lookMs, runs
       pending.after(lookMs, () => setState(devid, 6));
     },
     unloads: (devid) => setState(devid, 6),
-    "comes-back": (devid) => setState(devid, 1),
+    "comes-back"(devid) {
+      returning.add(devid);
+      setState(devid, 1);
+    },
     jumps(devid) {
       for (const odd of [4, 2, 7, 1, 9, "", "-1", "connected", 4]) setState(devid, odd);
     },

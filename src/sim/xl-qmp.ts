@@ -27,7 +27,7 @@ export type LibxlQmpOptions = {
 };
 
 /** libxl's first id; its capabilities command goes by the next one. */
-const COMMAND_ID = 0x786c7100;
+export const LIBXL_COMMAND_ID = 0x786c7100;
 
 export function createLibxlQmp(options: LibxlQmpOptions): LibxlQmp {
   return {
@@ -59,9 +59,10 @@ const converse = ({ socket: path, timeoutMs, pending, onLine }: LibxlQmpOptions,
     };
     const take = (line: string): void => {
       const message = JSON.parse(line) as { QMP?: unknown; id?: number; error?: { desc: string } };
-      if (message.QMP !== undefined) send({ execute: "qmp_capabilities", id: COMMAND_ID + 1 });
-      if (message.id === COMMAND_ID + 1) send({ execute: command, id: COMMAND_ID, ...(args === undefined ? {} : { arguments: args }) });
-      if (message.id === COMMAND_ID) finish(message.error === undefined ? ok(null) : err(message.error.desc));
+      if (message.QMP !== undefined) send({ execute: "qmp_capabilities", id: LIBXL_COMMAND_ID + 1 });
+      if (message.id === LIBXL_COMMAND_ID + 1)
+        send({ execute: command, id: LIBXL_COMMAND_ID, ...(args === undefined ? {} : { arguments: args }) });
+      if (message.id === LIBXL_COMMAND_ID) finish(message.error === undefined ? ok(null) : err(message.error.desc));
     };
     socket.on("error", ({ message }) => finish(err(message)));
     socket.on("close", () => finish(err("the device model closed the connection")));
@@ -82,7 +83,7 @@ const converse = ({ socket: path, timeoutMs, pending, onLine }: LibxlQmpOptions,
 async function takeLock(path: string): Promise<() => void> {
   for (;;) {
     const holder = spawn("flock", ["--exclusive", "--no-fork", path, "cat"], { stdio: ["pipe", "pipe", "ignore"] });
-    await held(holder);
+    if (!(await held(holder))) return () => undefined; // no such program here
     if (isSameFile(path, holder)) {
       return () => {
         rmSync(path, { force: true });
@@ -92,11 +93,11 @@ async function takeLock(path: string): Promise<() => void> {
     holder.stdin?.end(); // whoever had it before has removed it meanwhile
   }
 }
-const held = (holder: ChildProcess): Promise<void> =>
-  new Promise((resolve, reject) => {
-    holder.on("error", reject);
-    holder.stdout?.once("data", () => resolve());
-    holder.stdin?.on("error", reject);
+const held = (holder: ChildProcess): Promise<boolean> =>
+  new Promise((resolve) => {
+    for (const emitter of [holder, holder.stdin]) emitter?.on("error", () => resolve(false));
+    holder.on("exit", () => resolve(false));
+    holder.stdout?.once("data", () => resolve(true));
     holder.stdin?.write("held"); // comes back once cat runs
   });
 function isSameFile(path: string, { pid }: ChildProcess): boolean {

@@ -27,6 +27,7 @@ export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: 
   const facesOf = (busid: string): string[] => readdirSync(devices).filter((name) => name.startsWith(`${busid}:`));
   const driverOf = (face: string): string | null =>
     existsSync(join(devices, face, "driver")) ? realpathSync(join(devices, face, "driver")) : null;
+  const isUsbback = (driver: string | null): boolean => driver !== null && existsSync(usbback) && driver === realpathSync(usbback);
   const remembered = (busid: string): string => `/libxl/usbback/${encoded(busid)}`;
 
   const binding: UsbbackBinding = {
@@ -34,7 +35,7 @@ export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: 
     async assign(busid) {
       for (const face of facesOf(busid)) {
         const driver = driverOf(face);
-        if (driver === realpathIfThere(usbback)) continue;
+        if (isUsbback(driver)) continue;
         if (driver !== null) {
           store.write(`${remembered(busid)}/${encoded(face)}/driver_path`, driver);
           writeFileSync(join(driver, "unbind"), face);
@@ -51,7 +52,7 @@ export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: 
     },
     async unassign(busid) {
       for (const face of facesOf(busid)) {
-        if (driverOf(face) !== realpathIfThere(usbback)) continue;
+        if (!isUsbback(driverOf(face))) continue;
         writeFileSync(join(usbback, "unbind"), face);
         await settled();
       }
@@ -70,5 +71,3 @@ export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: 
   };
   return binding;
 }
-
-const realpathIfThere = (path: string): string | null => (existsSync(path) ? realpathSync(path) : null);

@@ -119,6 +119,8 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     if (host.needsModel(spec)) {
       store.mkdir(modelPath(domid));
       await host.spawnModel(made, restored);
+      const asked = made.model === null ? ok(null) : await made.usb.qmp.execute("query-chardev");
+      if (!asked.ok) return asked;
     }
     if (spec.foreign === true) store.remove(libxlPath(domid));
     await reach("running");
@@ -136,8 +138,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     }
     await reach("json");
     if (spec.foreign !== true) writeJson(made.usb.jsonFile, jsonOf(made));
-    made.paused = spec.paused === true;
-    host.boot(made);
+    if (spec.paused !== true) await unpause(made);
     host.changed();
     return ok(null);
   };
@@ -193,6 +194,11 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     const usbdev = (spec.usbdev ?? []).filter(({ controller, port }) => controller === undefined && port === undefined);
     return { ...spec, usbctrl: known.map(({ type, version, ports }) => ({ type, version, ports })), usbdev };
   };
+  const unpause = async (one: XenDomain): Promise<void> => {
+    if (one.type === "hvm" && one.model !== null) await one.usb.qmp.execute("cont");
+    one.paused = false;
+    host.boot(one);
+  };
   const suspend = async (one: XenDomain): Promise<void> => {
     const path = `${domainPath(one.domid)}/control/shutdown`;
     store.write(path, "suspend");
@@ -227,10 +233,13 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
       return create(spec, { ...options, uuid: old.uuid });
     },
     rename: (name: string, to: string): void => rename(domain(name), to),
-    pause(name: string, on: boolean): void {
-      domain(name).paused = on;
+    pause(name: string): void {
+      domain(name).paused = true;
       host.changed();
-      if (!on) host.boot(domain(name));
+    },
+    async unpause(name: string): Promise<void> {
+      await unpause(domain(name));
+      host.changed();
     },
     /** It ends and is kept. @param reason - as `xl list -v` shows it */
     shutDown(name: string, reason: number): void {

@@ -171,10 +171,7 @@ export async function createRig(given: Given = {}, timings: Partial<Timings> = {
       await ending.stop();
     },
     async start() {
-      app = await createApp(
-        { ...host.paths, xenstore: null, xenLib: join(host.root, "xen"), xl: "xl", timings: { ...smallTimings, ...timings } },
-        { log },
-      );
+      app = await createApp({ ...host.paths, timings: { ...smallTimings, ...timings } }, { log });
       await app.start();
     },
     async play(scenario) {

@@ -48,7 +48,7 @@ function readScenario(): Result<Scenario, Failure> {
 }
 
 /** The simulated host has no Xen. */
-const appPathsOf = ({ root, paths }: SimHost): AppConfig => ({ ...paths, xenstore: null, xenLib: join(root, "xen"), xl: "xl" });
+const appPathsOf = ({ paths }: SimHost): AppConfig => paths;
 
 /** @returns false: `signal` came first */
 const pause = (ms: number, signal: AbortSignal): Promise<boolean> =>
