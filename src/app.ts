@@ -9,6 +9,7 @@ import { readTexts } from "./adapters/read-paths.ts";
 import { socketHolder } from "./adapters/socket-holder.ts";
 import { createLibxlLocks } from "./adapters/libxl-lock.ts";
 import { createStateStore } from "./adapters/state-store.ts";
+import { createUsbback } from "./adapters/usbback.ts";
 import { createXenDomains } from "./adapters/xen-domains.ts";
 import { createXenstoreClient } from "./adapters/xenstore-client.ts";
 import { createXl } from "./adapters/xl.ts";
@@ -52,12 +53,6 @@ export type App = {
   readonly view: ControllerView;
 };
 
-const noUsbback = {
-  available: () => Promise.resolve(false),
-  bind: () => Promise.resolve(ok(undefined)),
-  release: () => Promise.resolve(ok(undefined)),
-};
-
 export const systemClock: Clock = {
   now: () => Date.now(),
   setTimeout: (fn, ms) => setTimeout(fn, ms),
@@ -78,12 +73,13 @@ export async function createApp(
 
   const rim = { timings, clock, random, log };
   const { xenstore } = config;
+  const xenstored = xenstore === null ? null : createXenstoreClient(xenstore, rim);
   const xen =
-    xenstore === null
+    xenstore === null || xenstored === null
       ? null
       : createXenDomains({
           ...rim,
-          store: createXenstoreClient(xenstore, rim),
+          store: xenstored,
           storePath: xenstore,
           xenLib: config.xenLib,
           proc: config.proc,
@@ -91,7 +87,7 @@ export async function createApp(
           devDir: config.dev,
           xl: createXl({ ...rim, command: config.xl }),
           locks: createLibxlLocks(rim),
-          usbback: noUsbback,
+          usbback: createUsbback({ ...rim, nodes: xenstored, sysfs: config.sysfs }),
         });
   const domains = createDomains({
     ...rim,

@@ -280,6 +280,23 @@ describe("HVM", () => {
     await untilListed("hvm1", []); // it is known to be ours
   });
 
+  test.each(["controller", "device"] as const)("what a crash left between the record of a %s and QEMU is put right", async (what) => {
+    await start([{ name: "hvm1", type: "hvm", ...(what === "device" ? { usbctrl: [{ type: "devicemodel", version: 3 }] } : {}) }]);
+    await rig.stop();
+    rig.host.plug(DONGLE);
+    const nodes =
+      what === "device"
+        ? { "device/vusb/0/port/1": "1-1", "plugherd/0/1": "1-1 1.2 77 xenusb-1-2" }
+        : { "device/vusb/0/type": "devicemodel", "device/vusb/0/usb-ver": "3", "device/vusb/0/num-ports": "8", "plugherd/0": "hci0" };
+    for (const [path, value] of Object.entries(nodes)) xen.store.write(`/libxl/1/${path}`, value);
+    await rig.start();
+    await rig.until("hvm1/stick", "Attached");
+    const devid = what === "device" ? 0 : 1;
+    await untilListed("hvm1", [`${String(devid)}:1 1.2`]);
+    expect(xen.dump().filter((line) => /vusb\/\d+ = /.test(line))).toHaveLength(1);
+    expect(marks()).toHaveLength(1);
+  });
+
   test("cannot be saved with it: that is a condition", async () => {
     await start([{ name: "hvm1", type: "hvm" }], { host: [DONGLE] });
     await rig.until("hvm1/stick", "Attached");

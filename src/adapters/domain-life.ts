@@ -6,6 +6,7 @@ import type { ActionError } from "../model/action.ts";
 import type { Clock, Random } from "../model/contracts.ts";
 import type { LiveController, LiveDomain, LiveObject } from "../model/domain.ts";
 import type { Result } from "../model/result.ts";
+import { same } from "../model/same.ts";
 import type { Timings } from "../model/timings.ts";
 import type { QmpEvent } from "../protocol/qmp.ts";
 import { rootPorts } from "../protocol/qom-usb.ts";
@@ -215,6 +216,3 @@ const occupy = (controllers: readonly LiveController[], { bus, port }: LiveObjec
         const others = one.occupied.filter((occupied) => String(occupied) !== port);
         return { ...one, occupied: taken ? rootPorts([...others.map(String), port]) : others };
       });
-
-/** Plain data, built in one order of keys. */
-const same = (a: LiveDomain, b: LiveDomain): boolean => JSON.stringify(a) === JSON.stringify(b);

@@ -17,12 +17,15 @@ import { type DriverCache, type Identity, readIdentity, readListing } from "./qe
 import type { QmpError } from "./qmp-client.ts";
 import { all, qomGet } from "./qom-read.ts";
 import { createSettling, type Settled } from "./xen-settling.ts";
-import { createXenHvm } from "./xen-hvm.ts";
+import { createXenHvm, type XenActions } from "./xen-hvm.ts";
+import { createXenOld } from "./xen-old.ts";
 import { createXenMonitor, type MonitorPath, type XenMonitor } from "./xen-monitor.ts";
-import { createXenPv, type UsbbackBinding } from "./xen-pv.ts";
+import type { Usbback } from "./usbback.ts";
+import { createXenPv } from "./xen-pv.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
 import { createXenRecords, type XenPort, type XenRecords } from "./xen-records.ts";
-import { portKey, type QemuSight, type View, viewOf } from "./xen-view.ts";
+import { createXenTraditional } from "./xen-traditional.ts";
+import { portKey, type QemuSight, TRADITIONAL_BUS, type View, viewOf } from "./xen-view.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
 export type XenDomainDeps = {
@@ -38,7 +41,7 @@ export type XenDomainDeps = {
   /** libxl's lock of a domain's monitor, and the file that says that libxl has finished making the domain. */
   readonly lockPath: (facts: XenFacts) => string;
   readonly isMade: (facts: XenFacts) => Promise<boolean>;
-  readonly usbback: UsbbackBinding & { available(): Promise<boolean> };
+  readonly usbback: Usbback;
 };
 /** What of a domain cannot change within one life. */
 export type XenIdentity = {
@@ -51,11 +54,11 @@ export type XenIdentity = {
 export type DeviceModelSight = { readonly paths: readonly MonitorPath[]; readonly restricted: boolean };
 export type XenDomainOptions = {
   readonly identity: XenIdentity;
-  /** Of its device model's command line; null: it has none in this domain, or none that can be seen. */
-  readonly deviceModel: DeviceModelSight | null;
+  /** Of its device model's command line; null: it has none in this domain, or none that can be seen (yet: a process begins as its parent). */
+  readonly deviceModelOf: (seen: XenFacts) => Promise<DeviceModelSight | null>;
   readonly publish: (domain: LiveDomain) => void;
   /** Whether what is seen is no domain to be served any more. */
-  readonly isOver: (seen: XenFacts) => boolean;
+  readonly isOver: (seen: XenFacts, deviceModel: DeviceModelSight | null) => boolean;
   /** It is another life now, or none. */
   readonly onOver: () => void;
 };
@@ -82,7 +85,7 @@ const NOTHING_MADE: Pick<XenSide, "nextDevid" | "emulated" | "backends" | "pendi
   notSaveable: null,
 };
 
-export function createXenDomain({ identity, deviceModel, publish, isOver, onOver }: XenDomainOptions, deps: XenDomainDeps): XenDomain {
+export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOver }: XenDomainOptions, deps: XenDomainDeps): XenDomain {
   const { timings, clock, log, store } = deps;
   const { key, domid, vm } = identity;
   let facts: XenFacts | null = null;
@@ -94,20 +97,35 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
   /** What we have written since the last look. */
   const own = new Map<string, Held>();
   const settling: Settled = createSettling(clock, timings, () => void life.refresh());
-  const monitor: XenMonitor | null =
-    deviceModel === null || deviceModel.paths.length === 0
-      ? null
-      : createXenMonitor(deviceModel.paths, (run) => deps.locks.withLock(facts === null ? "" : deps.lockPath(facts), run), deps);
+  let deviceModel: DeviceModelSight | null = null;
+  let monitor: XenMonitor | null = null;
+  let hvm: XenActions | null = null;
+  let made = false;
+  const subscriptions: Subscription[] = [];
   const unseen: LiveDomain = {
     ...UNSEEN,
     key,
-    monitor: monitor?.path ?? "xenstore",
+    monitor: "xenstore",
     uuid: identity.uuid,
     xen: { domid, obstacle: null, ...NOTHING_MADE },
   };
 
-  const askQemu = async (seen: XenFacts): Promise<Result<QemuSight, QmpError>> => {
-    if (monitor === null) return err({ kind: "protocol", reason: "no monitor" });
+  /** Its monitors, once its command line can be read. */
+  const meet = async (seen: XenFacts): Promise<void> => {
+    if (deviceModel !== null || seen.deviceModelPid === null) return;
+    const found = await deviceModelOf(seen);
+    if (found === null || ended || deviceModel !== null) return;
+    deviceModel = found;
+    if (found.paths.length === 0) return;
+    const opened = createXenMonitor(found.paths, (run) => deps.locks.withLock(deps.lockPath(seen), run), deps);
+    monitor = opened;
+    hvm = createXenHvm(shared, opened, { hostdevice: deps.hostdevice, clock, timings });
+    subscriptions.push(
+      opened.events$.subscribe((event) => life.heard(event)),
+      opened.changed$.subscribe(() => void life.refresh()),
+    );
+  };
+  const askQemu = async (seen: XenFacts, monitor: XenMonitor): Promise<Result<QemuSight, QmpError>> => {
     const told = about === null ? await readIdentity(monitor, deps.drivers) : ok(about);
     if (!told.ok) return told;
     about = told.value;
@@ -134,7 +152,8 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
         "StubDomain",
         "its device model runs in a stub domain, which sees no host devices; start it without `device_model_stubdomain_override`",
       );
-    if (!(await deps.isMade(seen)))
+    made ||= await deps.isMade(seen);
+    if (!made)
       return {
         phase: "WaitingForDomain",
         reason: "DomainStarting",
@@ -156,16 +175,17 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
     deps.listings(async () => {
       const seen = await readXenDomain(store, domid);
       if (!seen.ok) return err({ kind: seen.error.kind === "away" || seen.error.kind === "unknown" ? "lost" : "failed" });
-      if (seen.value === null || seen.value.vm !== vm || seen.value.deviceModelPid !== identity.deviceModelPid || isOver(seen.value))
-        return over();
+      if (seen.value === null || seen.value.vm !== vm || seen.value.deviceModelPid !== identity.deviceModelPid) return over();
+      await meet(seen.value);
+      if (isOver(seen.value, deviceModel)) return over();
       facts = seen.value;
       const obstacle = await obstacleOf(facts);
-      const isAsked = obstacle === null && facts.deviceModel && !facts.traditional && monitor !== null;
-      const qemu = isAsked ? await askQemu(facts) : null;
+      const asked = obstacle === null && facts.deviceModel && !facts.traditional ? monitor : null;
+      const qemu = asked === null ? null : await askQemu(facts, asked);
       // A paravirtual domain shows enough in xenstore; of an emulated controller only QEMU can tell.
-      const silent = facts.type === "hvm" && obstacle === null && (qemu === null || !qemu.ok);
+      const silent = facts.type === "hvm" && !facts.traditional && obstacle === null && (qemu === null || !qemu.ok);
       if (silent && qemu !== null && !qemu.ok) log.debug("monitor not usable", { key, problem: JSON.stringify(qemu.error) });
-      if (silent && isAsked) return err({ kind: "failed" });
+      if (silent && asked !== null) return err({ kind: "failed" });
       const shown = await look(facts, qemu?.ok === true ? qemu.value : null);
       const backends = await backendsOf(facts);
       return ok({
@@ -186,7 +206,7 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
       });
     });
   const look = async (seen: XenFacts, qemu: QemuSight | null): Promise<View | null> => {
-    if (seen.type === "hvm" && qemu === null) return null;
+    if (seen.type === "hvm" && qemu === null && !seen.traditional) return null;
     const view = (lockFree: boolean): View => {
       settling.begin();
       return viewOf({
@@ -228,10 +248,11 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
         if (ended) return transient("DomainGone", "This life of the domain is over.");
         if (doubt !== null) return transient("StoreInDoubt", doubt);
         if (last?.xen?.obstacle != null) return transient(last.xen.obstacle.reason, last.xen.obstacle.message);
-        if (last?.type === "hvm" && last.monitorState !== "answering")
+        if (last?.type === "hvm" && facts?.traditional !== true && last.monitorState !== "answering")
           return transient("MonitorSilent", "The monitor of this domain does not answer; nothing is sent until it does.");
         // It goes first when a domain is destroyed: from then on every write would be too late.
-        return facts?.type === "hvm" && !facts.deviceModel ? transient("DomainEnding", "The domain is being destroyed.") : null;
+        const isEnding = facts !== null && facts.deviceModelPid !== null && !facts.deviceModel;
+        return isEnding ? transient("DomainEnding", "The domain is being destroyed.") : null;
       },
     },
     deps,
@@ -255,6 +276,10 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
         busid: facts?.records.find((one) => one.devid === devid)?.holds.get(port) ?? "",
         mark: facts?.marks.get(portKey(devid, port)) ?? null,
       },
+    forsaken: (name: string): readonly number[] =>
+      [...(facts?.names ?? [])].flatMap(([devid, one]) =>
+        one !== name || life.seen().controllers.some((live) => live.name === name && live.ours) ? [] : [devid],
+      ),
     isRecorded: (devid: number): boolean => facts?.records.some((one) => one.devid === devid && one.type === "devicemodel") ?? false,
     onPort: async <T>({ devid, port }: { readonly devid: number; readonly port: number }, run: () => Promise<T>): Promise<T> => {
       const at = portKey(devid, port);
@@ -268,7 +293,6 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
       }
     },
   };
-  const hvm = monitor === null ? null : createXenHvm(shared, monitor, { hostdevice: deps.hostdevice, clock, timings });
   const pv = createXenPv({
     ...shared,
     domid,
@@ -278,12 +302,9 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
     clock,
     timings,
   });
-  const isPv = (bus: string): boolean => bus.startsWith("xen-qusb-") || bus.startsWith("usbback-");
-
-  const subscriptions: Subscription[] =
-    monitor === null
-      ? []
-      : [monitor.events$.subscribe((event) => life.heard(event)), monitor.changed$.subscribe(() => void life.refresh())];
+  const old = createXenOld({ life, records, channel: createXenTraditional({ store, domid, vm, clock, timings }), domid });
+  const actionsFor = (bus: string): XenActions =>
+    bus === TRADITIONAL_BUS ? old : hvm === null || bus.startsWith("xen-qusb-") || bus.startsWith("usbback-") ? pv : hvm;
 
   return {
     refresh: () => life.refresh(),
@@ -308,8 +329,8 @@ export function createXenDomain({ identity, deviceModel, publish, isOver, onOver
           });
       }
     },
-    attach: (place, options) => (isPv(place.bus) || hvm === null ? pv : hvm).attach(place, options),
-    detach: (at, options) => (isPv(at.bus) || hvm === null ? pv : hvm).detach(at, options),
+    attach: (place, options) => actionsFor(place.bus).attach(place, options),
+    detach: (at, options) => actionsFor(at.bus).detach(at, options),
     end() {
       if (ended) return;
       ended = true;

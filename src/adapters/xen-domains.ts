@@ -51,7 +51,7 @@ type Tracked = {
   readonly domid: number;
   readonly watches: Subscription;
   life: { readonly identity: XenIdentity; readonly domain: XenDomain } | null;
-  /** The life of the store in which it was last seen there. */
+  /** The life of the store in which it was last seen there; in another than the present one it is in doubt. */
   seenIn: number;
   halt: Halt | null;
 };
@@ -114,6 +114,10 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
     const sockets = cmdline.sockets.filter(({ server }) => server).map(({ path }) => path);
     return { paths: monitorPaths(sockets, isOwn), restricted: cmdline.restricted };
   };
+
+  /** Of another toolstack, with a monitor for us: it is served like a plain QEMU domain. */
+  const isServedElsewhere = ({ type }: XenFacts, deviceModel: DeviceModelSight | null): boolean =>
+    type === null && deviceModel?.paths.some(({ path }) => isOwn(path)) === true;
 
   const end = (one: Tracked): void => {
     if (one.life === null) return;
@@ -183,19 +187,17 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       found.life.domain.setDoubt(null);
       return await found.life.domain.refresh();
     }
-    const deviceModel = await deviceModelOf(facts.value);
-    // Of another toolstack, with a monitor for us: it is served like a plain QEMU domain.
-    if (facts.value.type === null && deviceModel?.paths.some(({ path }) => isOwn(path)) === true) return;
+    if (isServedElsewhere(facts.value, await deviceModelOf(facts.value))) return;
     if (stopped || tracked.get(domid) !== found || found.life !== null) return;
     const identity: XenIdentity = { key, domid, vm, uuid, deviceModelPid };
     const domain = createXenDomain(
       {
         identity,
-        deviceModel,
+        deviceModelOf,
         publish: (seen) => {
           if (found.life?.domain === domain) emit({ kind: "domain", domain: seen });
         },
-        isOver: (seen) => isPassing(seen.name),
+        isOver: (seen, deviceModel) => isPassing(seen.name) || isServedElsewhere(seen, deviceModel),
         onOver: () => probe(domid),
       },
       deps,
@@ -207,9 +209,9 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
   };
   /** An event: a life looks at itself. */
   const touched = (domid: number): void => {
-    const life = tracked.get(domid)?.life ?? null;
-    if (life === null) probe(domid);
-    else void life.domain.refresh();
+    const one = tracked.get(domid);
+    if (one?.life == null || one.seenIn !== storeLife) probe(domid);
+    else void one.life.domain.refresh();
   };
   /** One look at a time, and one more for all that came meanwhile. */
   const probe = (domid: number): void => {

@@ -30,6 +30,8 @@ export type XenActionDeps = {
   readonly holds: (port: XenPort) => { readonly busid: string; readonly mark: Mark | null };
   /** Whether libxl knows this emulated controller. */
   readonly isRecorded: (devid: number) => boolean;
+  /** Controllers of ours of this name that are recorded and not there: what a crash left between record and QEMU. */
+  readonly forsaken: (name: string) => readonly number[];
   /** Runs an action on a port: what is seen there meanwhile is nobody else's doing. */
   readonly onPort: <T>(port: XenPort, run: () => Promise<T>) => Promise<T>;
 };
@@ -43,7 +45,7 @@ const xenIds: Ids = {
 };
 
 export function createXenHvm(
-  { life, records, holds, isRecorded, onPort }: XenActionDeps,
+  { life, records, holds, isRecorded, forsaken, onPort }: XenActionDeps,
   session: QmpSession,
   deps: DeviceModelDeps,
 ): XenActions {
@@ -76,6 +78,7 @@ export function createXenHvm(
     const { name, ports, xen } = controller;
     if (xen === undefined) return err(transient("DevidTaken", "The controller is planned anew."));
     const record = { devid: xen.devid, type: "devicemodel", version: xen.version, ports } as const;
+    for (const devid of forsaken(name)) await records.remove({ devid, type: "devicemodel" }, name);
     const recorded = await records.add(record, name);
     if (!recorded.ok) {
       life.look();

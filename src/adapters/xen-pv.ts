@@ -13,21 +13,17 @@ import { markOf, parsePortPath, paths, portPath, qusbId, XENBUS } from "../proto
 import type { QmpSession } from "./qmp-client.ts";
 import { isPresent } from "./qemu-monitor.ts";
 import { qomGet } from "./qom-read.ts";
+import type { Usbback } from "./usbback.ts";
 import type { XenActionDeps, XenActions } from "./xen-hvm.ts";
 import type { XenPort } from "./xen-records.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
-/** Interfaces of a host device given to the kernel's backend, and back to their drivers. */
-export type UsbbackBinding = {
-  bind(busid: string): Promise<Result<void, ActionError>>;
-  release(busid: string): Promise<Result<void, ActionError>>;
-};
 export type XenPvDeps = XenActionDeps & {
   readonly domid: number;
   readonly store: Pick<XenstoreClient, "read" | "watch">;
   /** null: the domain's QEMU cannot be asked; what it did is not seen then. */
   readonly session: () => QmpSession | null;
-  readonly usbback: UsbbackBinding;
+  readonly usbback: Usbback;
   readonly clock: Clock;
   readonly timings: Pick<Timings, "backendMs" | "qusbMs">;
 };
@@ -36,7 +32,7 @@ const CALLED_OFF = transient("CalledOff", "The action was called off.");
 const GONE: Result<never, ActionError> = err(transient("DomainGone", "This life of the domain is over."));
 
 export function createXenPv(deps: XenPvDeps): XenActions {
-  const { life, records, holds, onPort, domid, store, usbback, clock, timings } = deps;
+  const { life, records, holds, forsaken, onPort, domid, store, usbback, clock, timings } = deps;
   const making = new Map<number, Promise<Result<null, ActionError>>>();
 
   const pause = (ms: number): Promise<void> =>
@@ -92,6 +88,7 @@ export function createXenPv(deps: XenPvDeps): XenActions {
     if (xen === undefined) return err(transient("DevidTaken", "The controller is planned anew."));
     const type = driver === "usbback" ? "pv" : "qusb";
     const record = { devid: xen.devid, type, version: xen.version, ports } as const;
+    for (const devid of forsaken(name)) await records.remove({ devid, type }, name);
     const recorded = await records.add(record, name);
     if (!recorded.ok) {
       life.look();
@@ -181,6 +178,9 @@ export function createXenPv(deps: XenPvDeps): XenActions {
     const { busid, mark } = holds(port);
     return await onPort(port, () =>
       life.change(async (): Promise<Outcome> => {
+        // As libxl: from usbback first, then the port, then to its own drivers.
+        const unbound = port.type === "pv" ? await usbback.unbind(busid) : ok(undefined);
+        if (!unbound.ok) return unbound;
         onStep(`clearing port ${String(at.port)} of ${at.bus}`);
         const cleared = busid === "" ? ok(undefined) : await records.clear(port, busid, mark);
         if (!cleared.ok) {
@@ -193,7 +193,7 @@ export function createXenPv(deps: XenPvDeps): XenActions {
             life.look();
             return err(transient("StillThere", `QEMU still holds what was on port ${String(at.port)} of ${at.bus}.`));
           }
-        } else if (at.instance !== null) {
+        } else {
           const released = await usbback.release(busid);
           if (!released.ok) return released;
         }

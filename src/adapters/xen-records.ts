@@ -35,6 +35,9 @@ export type XenRecords = {
   set(port: XenPort, mark: Mark): Done;
   /** A port that holds this -> empty, the mark with it. @param mark - what it has; null: none. Already empty is fine. */
   clear(port: XenPort, busid: string, mark: Mark | null): Done;
+  /** A mark that stands alone, where nothing is recorded: a device model without records. */
+  note(devid: number, port: number, mark: Mark): Done;
+  forgetNote(devid: number, port: number): Done;
   /** A controller, under a devid that nobody has. @param name - what it is called in files */
   add(controller: Omit<NewRecord, "domid">, name: string): Done;
   /** A record of the 2014 layout. */
@@ -58,7 +61,10 @@ export function createXenRecords(store: Store, { domid, vm }: XenLife): XenRecor
     if (!ended.ok) return err(told(what, ended.error));
     return ended.value === null ? ok(undefined) : err(ended.value);
   };
-  const markIn = async (tx: XenstoreNodes, { devid, port }: XenPort): Promise<Result<Mark | null, XenstoreError>> => {
+  const markIn = async (
+    tx: XenstoreNodes,
+    { devid, port }: Pick<XenPort, "devid" | "port">,
+  ): Promise<Result<Mark | null, XenstoreError>> => {
     const text = await tx.read(paths.mark(domid, devid, port));
     if (text.ok) return ok(parseMark(text.value));
     return text.error.kind === "missing" ? ok(null) : text;
@@ -91,6 +97,19 @@ export function createXenRecords(store: Store, { domid, vm }: XenLife): XenRecor
           ...(now.value === null ? [] : [tx.remove(paths.mark(domid, port.devid, port.port))]),
         ]);
         return written.ok ? ok(null) : written;
+      }),
+    note: (devid, port, mark) =>
+      run(`marking ${mark.busid}`, async (tx) => {
+        const now = await markIn(tx, { devid, port });
+        if (!now.ok) return now;
+        if (now.value !== null) return otherwise("PortBusy", `Port ${String(port)} is marked to hold ${now.value.busid}.`);
+        const written = await tx.write(paths.mark(domid, devid, port), formatMark(mark));
+        return written.ok ? ok(null) : written;
+      }),
+    forgetNote: (devid, port) =>
+      run("removing a mark", async (tx) => {
+        const removed = await tx.remove(paths.mark(domid, devid, port));
+        return removed.ok || removed.error.kind === "missing" ? ok(null) : removed;
       }),
     add: (controller, name) =>
       run(`recording controller ${name}`, async (tx) => {

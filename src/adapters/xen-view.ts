@@ -46,6 +46,7 @@ export const busOfRecord = ({ devid, type }: Pick<UsbRecord, "devid" | "type">):
 
 export function viewOf(input: ViewInput): View {
   const { facts, qemu } = input;
+  if (facts.traditional) return traditionalView(facts);
   const listed = qemu?.listing.controllers ?? [];
   const objects: LiveObject[] = [];
   const controllers: LiveController[] = [];
@@ -58,7 +59,9 @@ export function viewOf(input: ViewInput): View {
   /** Not there as a controller, or not yet. */
   const absent = (record: UsbRecord, state: string, text: string): void => {
     const name = nameOf(record.devid, busOfRecord(record).replace(/\.0$/, ""));
-    if (record.online && record.local && !input.isSettled(`controller ${String(record.devid)}`, state, "controller")) pending.push(name);
+    // One of ours that is not there was left by a crash: it is no longer waited for than anything else of ours.
+    const kind = facts.names.has(record.devid) ? "port" : "controller";
+    if (record.online && record.local && !input.isSettled(`controller ${String(record.devid)}`, state, kind)) pending.push(name);
     else phantoms.push(`controller ${String(record.devid)} (${record.type}) is recorded, but ${text}`);
   };
 
@@ -170,14 +173,16 @@ const markFor = ({ facts }: ViewInput, { devid, holds }: UsbRecord, port: number
   return mark !== undefined && mark.busid === holds.get(port) ? mark : null;
 };
 
-/** Walks the ports of a record: `agree` and `differ` tell what to show of one. */
-function walk(
-  input: ViewInput,
-  record: UsbRecord,
-  objectAt: (port: number) => string | null,
-  agree: (port: number) => LiveObject | null,
-  differ: (port: number) => LiveObject | null,
-): Ports {
+type Shown = {
+  /** Path or id of the object on a port; null: none. */
+  readonly objectAt: (port: number) => string | null;
+  /** What to show where record and object agree that there is something; where they do not, for good; and while that is open. */
+  readonly agree: (port: number) => LiveObject | null;
+  readonly differ: (port: number) => LiveObject | null;
+  readonly open: (port: number) => LiveObject | null;
+};
+
+function walk(input: ViewInput, record: UsbRecord, { objectAt, agree, differ, open }: Shown): Ports {
   const objects: LiveObject[] = [];
   const disagreeing: string[] = [];
   const bus = busOfRecord(record);
@@ -189,9 +194,14 @@ function walk(
       continue;
     }
     disagreeing.push(key);
-    const settled = !input.isBusy(key) && input.isSettled(`port ${key}`, `${busid} ${object ?? "-"}`, "port");
-    if (settled) objects.push(...nullable(differ(port)));
-    else objects.push(...input.previous.objects.filter((one) => one.bus === bus && one.port === String(port)));
+    const isBusy = input.isBusy(key);
+    if (!isBusy && input.isSettled(`port ${key}`, `${busid} ${object ?? "-"}`, "port")) {
+      objects.push(...nullable(differ(port)));
+      continue;
+    }
+    const before = input.previous.objects.filter((one) => one.bus === bus && one.port === String(port));
+    if (before.length > 0 || isBusy) objects.push(...before);
+    else objects.push(...nullable(open(port)).map((one) => ({ ...one, unsettled: true as const })));
   }
   return { objects, disagreeing };
 }
@@ -201,11 +211,11 @@ const nullable = <T>(value: T | null): readonly T[] => (value === null ? [] : [v
 function portsOf(input: ViewInput, record: UsbRecord, there: readonly LiveObject[]): Ports {
   const at = new Map(there.map((object) => [object.port, object]));
   const own = (port: number): LiveObject | null => at.get(String(port)) ?? null;
-  const known = walk(
-    input,
-    record,
-    (port) => own(port)?.path ?? null,
-    (port) => {
+  const bare = (port: number, attached: boolean, mark: Mark | null): LiveObject =>
+    recordObject(input.facts, record, port, record.holds.get(port) ?? "", attached, mark);
+  const known = walk(input, record, {
+    objectAt: (port) => own(port)?.path ?? null,
+    agree: (port) => {
       const object = own(port);
       const mark = markFor(input, record, port);
       const isIt =
@@ -216,8 +226,9 @@ function portsOf(input: ViewInput, record: UsbRecord, there: readonly LiveObject
         object.filter.address === mark.address;
       return isIt ? { ...object, ours: true, inode: mark.inode } : object;
     },
-    (port) => own(port) ?? recordObject(input.facts, record, port, record.holds.get(port) ?? "", false, markFor(input, record, port)),
-  );
+    differ: (port) => own(port) ?? bare(port, false, markFor(input, record, port)),
+    open: (port) => own(port) ?? bare(port, true, null),
+  });
   // What hangs on a virtual hub is nobody's record.
   const others = there.filter(({ port }) => port.includes(".") || !record.holds.has(rootPort(port) ?? 0));
   return { objects: [...known.objects, ...others], disagreeing: known.disagreeing };
@@ -235,14 +246,14 @@ function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Po
     const object = recordObject(facts, record, port, record.holds.get(port) ?? "", attached, counts);
     return counts === null && there ? { ...object, remark: "Unconfirmed" } : object;
   };
-  return walk(
-    input,
-    record,
-    (port) => (qusb.has(id(port)) ? id(port) : null),
-    (port) => shown(port, true),
-    // An object without a record is QEMU's to remove, and the record tells nothing of it.
-    (port) => (record.holds.get(port) === "" ? null : shown(port, false)),
-  );
+  // An object without a record is QEMU's to remove, and the record tells nothing of it.
+  const isRecorded = (port: number): boolean => record.holds.get(port) !== "";
+  return walk(input, record, {
+    objectAt: (port) => (qusb.has(id(port)) ? id(port) : null),
+    agree: (port) => shown(port, true),
+    differ: (port) => (isRecorded(port) ? shown(port, false) : null),
+    open: (port) => (isRecorded(port) ? recordObject(facts, record, port, record.holds.get(port) ?? "", true, null) : null),
+  });
 }
 
 /** Nothing but the record can be seen: kernel backend, or no monitor. */
@@ -253,6 +264,45 @@ function bareRecords(input: ViewInput, record: UsbRecord): Ports {
     return [{ ...object, remark: "Unconfirmed" }];
   });
   return { objects, disagreeing: [] };
+}
+
+/** The one controller that a qemu-traditional domain with `usb=1` has: UHCI, and nothing lists what is on it. */
+export const TRADITIONAL_BUS = "dm-usb.0";
+const TRADITIONAL_DEVID = 0;
+
+/** Of a device model without QMP: what we have marked is all that is known. */
+function traditionalView(facts: XenFacts): View {
+  const objects = [...facts.marks].flatMap(([key, mark]): LiveObject[] => {
+    const [devid, port = ""] = key.split("/");
+    if (Number(devid) !== TRADITIONAL_DEVID) return [];
+    return [
+      {
+        path: paths.mark(facts.domid, TRADITIONAL_DEVID, Number(port)),
+        id: null,
+        bus: TRADITIONAL_BUS,
+        port,
+        ours: true,
+        inode: mark.inode,
+        filter: { ...NO_FILTER, bus: mark.bus, address: mark.address },
+        exact: true,
+        attached: true,
+        remark: "Unverified",
+      },
+    ];
+  });
+  const controller: LiveController = {
+    bus: TRADITIONAL_BUS,
+    name: "usb",
+    path: paths.deviceModel(facts.domid),
+    driver: "piix3-usb-uhci",
+    version: 1,
+    ports: 2,
+    minSpeed: null,
+    maxSpeed: null,
+    ours: false,
+    occupied: objects.map(({ port }) => Number(port)).sort((a, b) => a - b),
+  };
+  return { controllers: [controller], objects, nextDevid: 0, pending: [], phantoms: [], notSaveable: null, disagreeing: [] };
 }
 
 /** Records of the 2014 layout behind which there is no object; one that has its object is shown as that. */

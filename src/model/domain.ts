@@ -75,6 +75,8 @@ export type LiveObject = {
   readonly attached: boolean;
   /** Why nothing proves that the system inside has it. */
   readonly remark?: "Unconfirmed" | "Unverified";
+  /** Its record and QEMU do not agree, and somebody may be at work on it: it is judged when it has stayed so. */
+  readonly unsettled?: true;
 };
 
 /** What is particular to a domain of Xen's. */

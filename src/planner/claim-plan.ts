@@ -107,6 +107,17 @@ function unplaced({ wait, reason, message }: Placement & { readonly kind: "nowhe
   return wait === "frontend" ? verdictOf("WaitingForFrontend", "FrontendClosed", message) : verdictOf("Stalled", reason, message);
 }
 
+/** Somebody is at work on it, or was cut off in the middle. */
+function unsettled({ draft: { owned } }: ClaimInput): Verdict | null {
+  return owned?.object.unsettled === true
+    ? verdictOf(
+        "Attaching",
+        "Unsettled",
+        `its record and the domain's QEMU do not agree; another tool may be at work, so it is judged in a moment`,
+      )
+    : null;
+}
+
 /** In place, as far as the host goes; the system inside has to take it (product.md §4, PV). */
 function unconnected({ draft, authority }: ClaimInput): Verdict | null {
   const { owned, won } = draft;
@@ -146,6 +157,7 @@ function verdictFor(input: ClaimInput): Verdict | null {
     counted(input),
     ...stalled(input),
     unconnected(input),
+    unsettled(input),
     ...(draft.owned === null ? input.waits : []),
   ].filter((verdict) => verdict !== null);
   return all.sort((a, b) => phaseRank(a.phase) - phaseRank(b.phase))[0] ?? null;

@@ -2,6 +2,7 @@
 import type { ClaimStatus, Condition, DomainStatus } from "../model/status.ts";
 import type { Expectation } from "./scenario-file.ts";
 import type { SimHost } from "./world.ts";
+import { withDomids } from "./xen-scenario.ts";
 
 /** What the daemon shows; a part of its snapshot. */
 export type Shown = {
@@ -53,13 +54,19 @@ export function wrongView(expectation: Expectation, shown: Shown): string[] {
 export function wrongWorld(expectation: Expectation, host: SimHost): string[] {
   const wrong: string[] = [];
   for (const [name, wanted] of Object.entries(expectation.holds ?? {})) {
-    const held = host
-      .objects(name)
-      .flatMap(({ holds }) => holds ?? [])
-      .sort();
+    const held = [...host.held(name)].sort();
     if (held.join() !== [...wanted].sort().join()) wrong.push(`${name} holds [${held.join(", ")}], not [${wanted.join(", ")}]`);
   }
-  if (expectation.noLeftovers === true) wrong.push(...leftovers(host));
+  const { xen } = host;
+  for (const [name, wanted] of Object.entries(expectation.guestSees ?? {})) {
+    const seen = xen?.guestSees(name) ?? [];
+    if (seen.join() !== [...wanted].sort().join()) wrong.push(`the guest of ${name} has [${seen.join(", ")}], not [${wanted.join(", ")}]`);
+  }
+  for (const [path, wanted] of Object.entries(expectation.xenstore ?? {})) {
+    const value = xen === null ? null : xen.store.read(withDomids(path, xen));
+    if (value !== wanted) wrong.push(`${path} of xenstore is ${JSON.stringify(value)}, not ${JSON.stringify(wanted)}`);
+  }
+  if (expectation.noLeftovers === true) wrong.push(...leftovers(host), ...(xen?.problems() ?? []));
   return wrong;
 }
 

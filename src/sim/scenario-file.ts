@@ -18,10 +18,11 @@ import {
   type Path,
   type Reader,
   record,
+  simple,
   text,
   yes,
 } from "./shape.ts";
-import { FRONTENDS } from "./xen-frontend.ts";
+import { xenDomainKeys, xenVerbs } from "./xen-scenario.ts";
 
 /** A host device: where it is plugged and what it is; what is left out comes from its kind. */
 export type DeviceSpec = NonNullable<ReturnType<typeof device>>;
@@ -79,23 +80,6 @@ const fileOf = (name: string, spec: Readonly<Record<string, unknown>>): string =
   });
 };
 
-const place = { controller: count, port: count };
-/** What makes a domain one of Xen; see XenSpec. */
-const xenDomain = {
-  type: oneOf("hvm", "pv", "pvh"),
-  traditional: flag,
-  deviceModel: flag,
-  monitor: flag,
-  usb: flag,
-  usbversion: count,
-  usbctrl: listOf(record({}, { type: oneOf("auto", "devicemodel", "qusb", "pv"), version: count, ports: count })),
-  usbdev: listOf(record({ busid }, place)),
-  frontend: oneOf(...FRONTENDS),
-  paused: flag,
-  foreign: flag,
-  stubdom: flag,
-  memory: count,
-};
 const controller = record({ id: text, driver: text }, { ports: count });
 export const domain = record(
   { name: text },
@@ -109,11 +93,12 @@ export const domain = record(
     prelaunch: flag,
     /** Without `-name`: it goes by its socket. */
     nameless: flag,
-    ...xenDomain,
+    /** What makes a domain one of Xen. */
+    ...xenDomainKeys,
   },
 );
 /** A Xen host, with this xenstored. */
-const xen = record({ daemon: oneOf("c", "ocaml") }, {});
+const xen = record({ daemon: oneOf("c", "ocaml") }, { usbback: flag });
 const given = record({}, { xen, host: listOf(device), domains: listOf(domain), files, tree: oneOf("directory", "link", "volume"), policy });
 
 const phase = matching(
@@ -121,6 +106,7 @@ const phase = matching(
   "Phase, Phase/Reason, several with | between, or absent",
 );
 const state = matching(/^(True|False)(\/[A-Z]\w*)?$|^absent$/, "True, False, True/Reason, False/Reason or absent");
+const none = simple((value): value is null => value === null, "null");
 const expectation = record(
   {},
   {
@@ -130,6 +116,10 @@ const expectation = record(
     holds: mapOf(listOf(busid)),
     /** By domain; `host`: those of the whole. */
     conditions: mapOf(mapOf(state)),
+    /** What guests really have by PV USB, in any order. */
+    guestSees: mapOf(listOf(busid)),
+    /** Values of nodes, `{name}` in a path for a domain's domid; null: there is no such node. */
+    xenstore: mapOf(either(none, text)),
     /** Reasons that the journal tells since the last mark. */
     journal: listOf(text),
     /** Nothing was changed in these domains since the last mark. */
@@ -186,6 +176,7 @@ const verbs = {
   swapTree: files,
   removeTree: yes,
   policy: either(oneOf("none"), policy),
+  ...xenVerbs(domain),
   operate: operation,
   daemon: oneOf("restart", "stop", "start"),
   mark: yes,

@@ -1,6 +1,7 @@
 /** Plays a scenario on a simulated host: the world's verbs itself, the rest through the one who watches (a test, the demo, the benchmark). */
 import type { FakeQemu } from "./qmp-server.ts";
 import { type Expectation, type Fault, type Operation, readScenarios, type Scenario, type Step } from "./scenario-file.ts";
+import { playXen } from "./xen-scenario.ts";
 import { createSimHost, type SimHost, type SimHostOptions } from "./world.ts";
 
 export type { Expectation, Operation, Scenario };
@@ -140,5 +141,7 @@ async function play(step: Step, host: SimHost, stage: Stage, signal: AbortSignal
       return host.setPolicy(step.value === "none" ? null : step.value);
     case "mark":
       return host.mark();
+    default:
+      return playXen(step, host.xen);
   }
 }

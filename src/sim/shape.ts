@@ -9,7 +9,8 @@ type ValueOf<R> = R extends Reader<infer T> ? T : never;
 const isMapping = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-const simple =
+/** @param what - says which values do */
+export const simple =
   <T>(is: (value: unknown) => value is T, what: string): Reader<T> =>
   (value, path, complain) => {
     if (is(value)) return value;

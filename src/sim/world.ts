@@ -9,8 +9,9 @@ import { deviceSpecOf } from "./gadgets.ts";
 import { createFakeQemu, type DeviceArgs, type FakeQemu, type Mutation, type SimDelays, type SimHostDevice } from "./qmp-server.ts";
 import type { DeviceSpec, DomainSpec, Given } from "./scenario-file.ts";
 import { createSpecsTree, type SpecsTree } from "./specs-tree.ts";
-import type { Detail, SimDeviceSpec } from "./sysfs-spec.ts";
+import { type Detail, facesOf, type SimDeviceSpec } from "./sysfs-spec.ts";
 import { type ControllerSpec, createSysfsTree } from "./sysfs-tree.ts";
+import { driverFor, type UsbDrivers } from "./usb-drivers.ts";
 import { createSimXen, type SimXen } from "./xen.ts";
 import type { XenDelays } from "./xen-device-model.ts";
 import type { XenSpec } from "./xen-domain.ts";
@@ -98,6 +99,8 @@ export type SimHost = {
   /** Running ones. */
   domainNames(): readonly string[];
   objects(name: string): readonly HeldObject[];
+  /** Busids of what a domain really has, by its device model or the kernel's backend. */
+  held(name: string): readonly string[];
   /** What plugherd had changed in the domain since the last mark; a domain's end forgets. */
   mutations(name: string): readonly Mutation[];
   mark(): void;
@@ -182,6 +185,7 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
       ? null
       : createSimXen({
           daemon: given.xen.daemon,
+          usbback: given.xen.usbback === true,
           paths,
           run: join(root, "run", "xen"),
           delays: options.delays ?? {},
@@ -217,7 +221,8 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
     files,
     plug(spec) {
       count += 1;
-      const full = deviceSpecOf(spec, count);
+      const plain = deviceSpecOf(spec, count);
+      const full = xen === null ? plain : withDrivers(plain, xen.drivers);
       tree.plug(full);
       specs.set(spec.busid, { said: spec, full });
     },
@@ -321,6 +326,10 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
           port,
           holds: id?.startsWith("xen-qusb-") === true ? (xen?.toldOf(name, id) ?? null) : busidAt(hostbus, hostaddr),
         })),
+    held: (name) => [
+      ...host.objects(name).flatMap(({ holds }) => holds ?? []),
+      ...(xen?.xl.domains.has(name) === true ? xen.heldElsewhere(name) : []),
+    ],
     mutations(name) {
       const { mark } = running(name);
       return qemuOf(name)
@@ -342,6 +351,13 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
   await xen?.start();
   for (const spec of given.domains ?? []) await host.startDomain(spec);
   return host;
+}
+
+/** Interfaces of a Xen host have drivers that give them back when they are told to. */
+function withDrivers(spec: SimDeviceSpec, drivers: UsbDrivers): SimDeviceSpec {
+  const interfaces = facesOf(spec).map((face) => ({ ...face, driver: driverFor(face) }));
+  for (const { driver } of spec.hub === undefined ? interfaces : []) drivers.load(driver);
+  return spec.hub === undefined ? { ...spec, interfaces } : spec;
 }
 
 const partitionsOf = (spec: SimDeviceSpec): string[] =>

@@ -6,6 +6,7 @@ import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Pending } from "./pending.ts";
 import { createFakeQemu, type DeviceArgs, type FakeQemu, type SimDelays, type SimHostDevice } from "./qmp-server.ts";
+import { createTraditional, type Traditional } from "./qemu-traditional.ts";
 import { createQusbBackend, type QusbBackend } from "./xen-backend.ts";
 import type { LocalStore } from "./xenstore-local.ts";
 import { LIBXL_COMMAND_ID } from "./xl-qmp.ts";
@@ -36,6 +37,8 @@ export type DeviceModelOptions = {
   /** Directory of the monitors, and the simulated /proc. */
   readonly run: string;
   readonly proc: string;
+  /** The domain that it runs in: there its nodes are, it finds no host device, and a proxy in dom0 offers only libxl's monitor. */
+  readonly stub: number | null;
   /** A monitor of the domain's own, besides libxl's two. */
   readonly monitor: string | null;
   readonly version: string;
@@ -52,9 +55,11 @@ export type DeviceModelOptions = {
 };
 export type DeviceModel = {
   readonly pid: number;
-  readonly qemu: FakeQemu;
-  readonly sockets: { readonly libxl: string; readonly libxenstat: string };
+  /** null: qemu-traditional, which has no QMP. */
+  readonly qemu: FakeQemu | null;
   qusb(): QusbBackend | null;
+  /** Busids of what qemu-traditional has. */
+  legacy(): readonly string[];
   /** Until it is ready, and says so in xenstore. */
   start(store: LocalStore): Promise<void>;
   /** kill: as SIGKILL does. */
@@ -63,7 +68,8 @@ export type DeviceModel = {
 };
 
 export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
-  const { domid, name, type, pid, run, proc, monitor, pending, delays } = options;
+  const { domid, name, type, pid, run, proc, monitor, stub, pending, delays } = options;
+  const base = stub === null ? modelPath(domid) : `/local/domain/${String(stub)}/device-model/${String(domid)}`;
   const sockets = { libxl: join(run, `qmp-libxl-${String(domid)}`), libxenstat: join(run, `qmp-libxenstat-${String(domid)}`) };
   const hvm = type === "hvm";
   const qemu = createFakeQemu({
@@ -71,17 +77,17 @@ export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
     machine: hvm ? "pc" : "xenpv",
     version: options.version,
     devices: options.devices,
-    hostDevices: options.hostDevices,
+    hostDevices: stub === null ? options.hostDevices : () => [],
     delays,
     othersId: LIBXL_COMMAND_ID,
-    monitors: [sockets.libxl, sockets.libxenstat, ...(monitor === null ? [] : [monitor])],
+    monitors: stub === null ? [sockets.libxl, sockets.libxenstat, ...(monitor === null ? [] : [monitor])] : [sockets.libxl],
   });
   let store: LocalStore | null = null;
   let qusb: QusbBackend | null = null;
   let alive = false;
 
   const serve = (kind: string, on: LocalStore): void => {
-    const path = `${modelPath(domid)}/backends/${kind}`;
+    const path = `${base}/backends/${kind}`;
     on.mkdir(path);
     on.permit(path, ["n0", `n${String(domid)}`]);
   };
@@ -105,13 +111,13 @@ export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
   return {
     pid,
     qemu,
-    sockets,
+    legacy: () => [],
     qusb: () => qusb,
     alive: () => alive,
     async start(on) {
       store = on;
       alive = true;
-      writeCommandLine(proc, pid, commandLine(options, sockets));
+      writeCommandLine(proc, pid, stub === null ? commandLine(options, sockets) : proxyLine(domid, stub, sockets.libxl));
       await qemu.start();
       await pending.wait(delays.spawnMs);
       if (!alive) return;
@@ -125,9 +131,9 @@ export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
       serve("9pfs", on);
       serve("qusb", on);
       const { hostDevices: devices } = options;
-      qusb = createQusbBackend({ store: on, domid, qemu, devices, pending, lookMs: delays.lookMs });
+      if (stub === null) qusb = createQusbBackend({ store: on, domid, qemu, devices, pending, lookMs: delays.lookMs });
       for (const kind of hvm ? [] : ["vfb", "qnic"]) serve(kind, on);
-      on.write(`${modelPath(domid)}/state`, "running");
+      on.write(`${base}/state`, "running");
     },
     async end(how) {
       if (!alive) return;
@@ -135,22 +141,74 @@ export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
       qusb?.stop();
       qusb = null;
       store?.close();
-      rmSync(join(proc, String(pid)), { recursive: true, force: true });
+      removeProcess(proc, pid);
       await qemu[how]();
     },
   };
 }
 
+/** qemu-xen-traditional: no QMP, but a command channel in xenstore. */
+export function createTraditionalModel({ domid, name, pid, proc, hostDevices, pending, delays }: DeviceModelOptions): DeviceModel {
+  let channel: Traditional | null = null;
+  let store: LocalStore | null = null;
+  const find = (device: string): SimHostDevice | undefined => {
+    const [, bus, address] = /^host:(\d+)\.(\d+)$/.exec(device) ?? [];
+    const [, vendor, product] = /^host:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/i.exec(device) ?? [];
+    const same = (text: string | undefined, id: string): boolean => Number.parseInt(text ?? "", 16) === Number.parseInt(id, 16);
+    return [...hostDevices()].find((one) =>
+      bus === undefined
+        ? same(vendor, one.vendor) && same(product, one.product)
+        : one.bus === Number(bus) && one.address === Number(address),
+    );
+  };
+  return {
+    pid,
+    qemu: null,
+    qusb: () => null,
+    legacy: () =>
+      (channel?.devices() ?? []).flatMap((device) => {
+        const found = find(device);
+        return found === undefined ? [] : [`${String(found.bus)}-${found.port}`];
+      }),
+    alive: () => channel !== null,
+    async start(on) {
+      store = on;
+      writeCommandLine(proc, pid, ["/usr/lib/xen/bin/qemu-dm", "-d", String(domid), "-domain-name", name, "-usb", "-M", "xenfv"]);
+      const canOpen = (device: string): boolean => find(device)?.openable === true;
+      channel = createTraditional({ store: on, domid, pending, lookMs: delays.lookMs, canOpen });
+      await pending.wait(delays.spawnMs);
+      on.write(`${modelPath(domid)}/state`, "running");
+    },
+    end() {
+      channel?.stop();
+      channel = null;
+      store?.close();
+      removeProcess(proc, pid);
+      return Promise.resolve();
+    },
+  };
+}
+
+const removeProcess = (proc: string, pid: number): void => rmSync(join(proc, String(pid)), { recursive: true, force: true });
+/** What stands in dom0 for a device model in a stub domain. */
+const proxyLine = (domid: number, stub: number, socket: string): readonly string[] => [
+  "/usr/lib/xen/bin/vchan-socket-proxy",
+  `--state-path=/local/domain/0/device-model/${String(stub)}/qmp-proxy-state`,
+  String(stub),
+  `/local/domain/${String(stub)}/device-model/${String(domid)}/qmp-vchan`,
+  socket,
+];
+
 /** As /proc has it: each argument ended by a NUL. */
-export function writeCommandLine(proc: string, pid: number, words: readonly string[]): void {
+function writeCommandLine(proc: string, pid: number, words: readonly string[]): void {
   mkdirSync(join(proc, String(pid)), { recursive: true });
   writeFileSync(join(proc, String(pid), "cmdline"), words.map((word) => `${word}\0`).join(""));
 }
 
 function commandLine(
   { domid, name, type, monitor, memoryMb, deviceArguments, restored }: DeviceModelOptions,
-  sockets: DeviceModel["sockets"],
-) {
+  sockets: { readonly libxl: string; readonly libxenstat: string },
+): readonly string[] {
   const monitors = [
     ["libxl-cmd", sockets.libxl],
     ["libxenstat-cmd", sockets.libxenstat],

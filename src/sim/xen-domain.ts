@@ -44,6 +44,8 @@ export type XenDomain = {
   shutdown: number | null;
   dying: boolean;
   model: DeviceModel | null;
+  /** The domain that its device model runs in; null: it is a process of dom0. */
+  stub: XenDomain | null;
   frontend: Frontend | null;
   /** For the commands of USB. */
   readonly usb: UsbDomain;

@@ -48,7 +48,7 @@ const FLOOD = 500;
 export function createFrontend({ store, domid, way: first, pending, lookMs, runs }: FrontendOptions): Frontend {
   const root = `/local/domain/${String(domid)}/device/vusb`;
   const backends = new Map<string, () => void>();
-  /** Loaded again while the backend is still closed: it waits for that to open. */
+  /** Those that began again while their backend was still closed. */
   const returning = new Set<string>();
   let way = first;
   let looking = false;
@@ -92,9 +92,9 @@ export function createFrontend({ store, domid, way: first, pending, lookMs, runs
   };
   const connect = (devid: string): void => {
     const [mine, other] = [state(devid), theirs(devid)];
-    if (other < 5) returning.delete(devid);
+    if (other >= 1 && other <= 4) returning.delete(devid);
     if (other === 5 || other === 6) {
-      if (returning.has(devid)) return;
+      if (mine !== 6 && returning.has(devid)) return;
       if (mine !== 6 && mine !== 0) setState(devid, 6);
       return;
     }

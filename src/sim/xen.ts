@@ -2,20 +2,25 @@
  * The Xen half of the simulated host: a xenstored, an xl, device models, guests, and the hypervisor's own list of domains, all on the one
  * truth of what is plugged in. Source: recordings of a real Xen host (specs/transcripts/xen).
  */
-import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createPending } from "./pending.ts";
 import type { FakeQemu, SimDelays, SimHostDevice } from "./qmp-server.ts";
-import { createDeviceModel, realXenDelays, type XenDelays } from "./xen-device-model.ts";
+import { createUsbDrivers, type UsbDrivers } from "./usb-drivers.ts";
+import { createUsbback } from "./usbback.ts";
+import type { Told } from "./xen-backend.ts";
+import { createDeviceModel, createTraditionalModel, realXenDelays, type XenDelays } from "./xen-device-model.ts";
 import { bootControllers, hasModel, readJson, type XenDomain, type XenSpec, writeJson } from "./xen-domain.ts";
 import { createFrontend, type FrontendWay } from "./xen-frontend.ts";
+import { watchDeadWrites, xenProblems } from "./xen-problems.ts";
 import { connectLocally } from "./xenstore-local.ts";
 import { createFakeXenstored, type FakeXenstored } from "./xenstored.ts";
 import type { StoreWrite } from "./xenstore-core.ts";
 import { walk } from "./xenstore-tree.ts";
 import { createXl, type Xl } from "./xl.ts";
-import { listText, usbListText } from "./xl-list.ts";
+import { usbListText } from "./xl-list.ts";
 import { domainPath } from "./xl-nodes.ts";
+import { createXlProgram } from "./xl-program.ts";
 import { createLibxlQmp } from "./xl-qmp.ts";
 import { createXlUsb, type DeviceWish } from "./xl-usb.ts";
 import { createUsbbackBinding } from "./xl-usbback.ts";
@@ -23,6 +28,8 @@ import { createUsbbackBinding } from "./xl-usbback.ts";
 export type XenHostOptions = {
   /** Whose ways the xenstored has. */
   readonly daemon: "c" | "ocaml";
+  /** The kernel has usbback. */
+  readonly usbback: boolean;
   readonly paths: {
     readonly xenstore: string;
     readonly xenLib: string;
@@ -57,10 +64,20 @@ export type SimXen = {
   dump(): readonly string[];
   /** Every change in its order, and who made it: `socket` is whoever came over the wire. */
   readonly writes: readonly StoreWrite[];
+  domid(name: string): number;
+  addressOf(busid: string): DeviceWish;
+  /** What must never be so (see xen-problems.ts): what is so now, and writes of the past into trees of domains that were not there. */
+  problems(): readonly string[];
+  /** The kernel's backend comes into the kernel, or is taken out. */
+  usbback(loaded: boolean): void;
+  /** A device that is plugged in gets drivers for its interfaces. */
+  readonly drivers: UsbDrivers;
   usbList(name: string): string;
   frontend(name: string, does: FrontendWay): void;
   /** Busids of what the guest's system really has by PV USB, sorted. */
   guestSees(name: string): readonly string[];
+  /** Of what it has what no object of a device model shows: from the kernel's backend, or in qemu-traditional. */
+  heldElsewhere(name: string): readonly string[];
   /** The busid behind an object of a `qusb` controller; null: the guest has nothing there, whatever the object says. */
   toldOf(name: string, objectId: string): string | null;
   /** Ends with everything lost, and comes back empty. */
@@ -77,14 +94,14 @@ export function createSimXen(options: XenHostOptions): SimXen {
   const { paths, run, devices } = options;
   const delays = { ...realXenDelays, ...options.delays };
   const pending = createPending();
-  for (const dir of [dirname(paths.xenstore), paths.xenLib, dirname(paths.xl), run]) mkdirSync(dir, { recursive: true });
+  for (const dir of [dirname(paths.xenstore), paths.xenLib, run]) mkdirSync(dir, { recursive: true });
   // The locks of xl are real ones.
   symlinkSync("/proc/locks", join(paths.proc, "locks"));
+  const program = createXlProgram(paths.xl);
   const store = createFakeXenstored({ path: paths.xenstore, like: options.daemon });
   const toolstack = connectLocally(store.core, "xl", 0);
   const xlQmp: string[] = [];
   let pids = FIRST_PID;
-  let listed = true;
 
   const busidOf = ({ bus, port }: SimHostDevice): string => `${String(bus)}-${port}`;
   const at = (busid: string): SimHostDevice | null => [...devices()].find((device) => busidOf(device) === busid) ?? null;
@@ -95,7 +112,13 @@ export function createSimXen(options: XenHostOptions): SimXen {
   };
   const socketOf = (domid: number): string => join(run, `qmp-libxl-${String(domid)}`);
 
-  const usbback = createUsbbackBinding(paths.sysfs, toolstack, () => pending.wait(delays.lookMs));
+  const faces = (): string[] => readdirSync(join(paths.sysfs, "bus/usb/devices")).filter((name) => name.includes(":"));
+  const drivers = createUsbDrivers(paths.sysfs, faces);
+  const kernel = createUsbback({ store: connectLocally(store.core, "usbback", 0), drivers, pending, lookMs: delays.lookMs });
+  if (options.usbback) kernel.load();
+  const usbback = createUsbbackBinding(paths.sysfs, toolstack, async (file) => {
+    while (!drivers.taken(file)) await pending.wait(delays.lookMs);
+  });
   const usb = createXlUsb({
     store: toolstack,
     delays,
@@ -137,13 +160,15 @@ export function createSimXen(options: XenHostOptions): SimXen {
         const pid = pids;
         pids += 1;
         const { devices: cold, words } = bootControllers(spec);
-        const model = createDeviceModel({
+        const create = spec.traditional === true ? createTraditionalModel : createDeviceModel;
+        const model = create({
           domid,
           name: spec.name,
           type,
           pid,
           run,
           proc: paths.proc,
+          stub: domain.stub?.domid ?? null,
           monitor: spec.monitor === true ? join(paths.qmpDir, `${spec.name}.sock`) : null,
           version: spec.version ?? "7.2.22",
           memoryMb: spec.memory ?? 256,
@@ -155,7 +180,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
           pending,
         });
         domain.model = model;
-        toolstack.write(`${domainPath(domid)}/image/device-model-pid`, String(pid));
+        toolstack.write(pidPath(domain), String(pid));
         options.onDomain.has(domain.name, model.qemu);
         await model.start(connectLocally(store.core, `qemu:${String(domid)}`, 0));
       },
@@ -171,13 +196,17 @@ export function createSimXen(options: XenHostOptions): SimXen {
         options.onDomain.ends(domain.name);
       },
       renamed: (domain, from) => options.onDomain.renamed(from, domain.name),
-      changed: writeList,
+      changed: (domain, gone) => (gone ? program.hide(domain.domid) : show(domain)),
       introduce: store.introduce,
       release: store.release,
       tellRelease: store.core.tellRelease,
     },
   });
 
+  function pidPath({ domid, stub, spec }: XenDomain): string {
+    if (stub !== null) return `${domainPath(stub.domid)}/image/qmp-proxy-pid`;
+    return `${domainPath(domid)}/${spec.foreign === true ? "qemu-pid" : "image/device-model-pid"}`;
+  }
   function boot(domain: XenDomain): void {
     if (domain.paused || domain.frontend !== null) return;
     const { domid, spec } = domain;
@@ -191,39 +220,25 @@ export function createSimXen(options: XenHostOptions): SimXen {
     domain.frontend = createFrontend({ store: own, domid, way, pending, lookMs: delays.lookMs, runs });
     domain.ends.push(() => own.close());
   }
-  function writeList(): void {
-    const text = (verbose: boolean): string =>
-      listText(
-        [...xl.domains.values()].map((domain) => ({ ...domain, memoryMb: domain.spec.memory ?? 256 })),
-        (domid) => (domid === 0 ? "Domain-0" : toolstack.read(`${domainPath(domid)}/name`)),
-        verbose,
-      );
-    for (const [name, verbose] of [
-      ["list", false],
-      ["list-v", true],
-    ] as const) {
-      const file = `${paths.xl}.${name}`;
-      if (!listed) rmSync(file, { force: true });
-      else {
-        writeFileSync(`${file}.new`, text(verbose));
-        renameSync(`${file}.new`, file);
-      }
-    }
-  }
+  const show = (domain: XenDomain): void =>
+    program.show({ ...domain, memoryMb: domain.spec.memory ?? 256 }, toolstack.read(`${domainPath(domain.domid)}/name`));
   const seed = (): void => {
     toolstack.write("/local/domain/0/name", "Domain-0");
     toolstack.write("/local/domain/0/domid", "0");
   };
 
-  writeFileSync(paths.xl, SCRIPT, { mode: 0o755 });
   seed();
-  writeList();
 
+  const deadWrites = watchDeadWrites(store.core, toolstack);
+  const toldOf = (domain: XenDomain, objectId: string): string | null => {
+    const id = ({ controller, port }: Told): string => `xen-qusb-${String(controller)}-${String(port)}`;
+    const found = (domain.model?.qusb()?.told() ?? []).find((one) => id(one) === objectId);
+    return found !== undefined && at(found.busid)?.address === found.address ? found.busid : null;
+  };
   const told = (name: string) => xl.domain(name).model?.qusb()?.told() ?? [];
   const startStore = async (): Promise<void> => {
     await store.start();
-    listed = true;
-    writeList();
+    program.allow(true);
   };
   return {
     store,
@@ -247,38 +262,46 @@ export function createSimXen(options: XenHostOptions): SimXen {
       return told(name)
         .filter(({ controller, busid, address }) => connected.has(controller) && at(busid)?.address === address)
         .map(({ busid }) => busid)
+        .concat(kernel.sees(xl.domain(name).domid))
         .sort();
     },
-    toldOf(name, objectId) {
-      const found = told(name).find(({ controller, port }) => objectId === `xen-qusb-${String(controller)}-${String(port)}`);
-      return found !== undefined && at(found.busid)?.address === found.address ? found.busid : null;
+    toldOf: (name, objectId) => toldOf(xl.domain(name), objectId),
+    heldElsewhere: (name) => [...kernel.sees(xl.domain(name).domid), ...(xl.domain(name).model?.legacy() ?? [])],
+    domid: (name) => xl.domain(name).domid,
+    addressOf(busid) {
+      const found = busidToAddress(busid);
+      if (found === null) throw new Error(`nothing is plugged in at ${busid} of the simulated host`);
+      return found;
     },
+    problems: () => [
+      ...xenProblems({
+        store: toolstack,
+        domains: xl.domains.values(),
+        devices,
+        heldBy: (domain, { id, hostbus, hostaddr }) =>
+          id?.startsWith("xen-qusb-") === true
+            ? toldOf(domain, id)
+            : ([...devices()].filter(({ bus, address }) => bus === hostbus && address === hostaddr).map(busidOf)[0] ?? null),
+      }),
+      ...deadWrites,
+    ],
+    usbback: (loaded) => (loaded ? kernel.load() : kernel.unload()),
+    drivers,
     async restartStore() {
       await store.kill();
       await store.start();
-      writeList();
+      for (const domain of xl.domains.values()) show(domain);
     },
     async stopStore() {
-      listed = false;
-      writeList();
+      program.allow(false);
       await store.stop();
     },
     startStore,
     async close() {
       pending.end();
+      drivers.close();
       await Promise.all([...xl.domains.values()].map(({ model }) => model?.end("stop")));
       await store.stop();
     },
   };
 }
-
-/** xl as a program: only its listing. */
-const SCRIPT = `#!/bin/sh
-case "$*" in
-  list) file="$0.list" ;;
-  "list -v" | "list --verbose") file="$0.list-v" ;;
-  *) echo "xl: command not simulated: $*" >&2; exit 1 ;;
-esac
-test -e "$file" || { echo "xl: libxl_ctx_alloc failed: cannot connect to xenstore" >&2; exit 1; }
-exec cat "$file"
-`;

@@ -23,9 +23,10 @@ export type StoreWrite = {
   readonly permissions: readonly string[];
 };
 export type StoreCore = {
-  readonly peers: Set<StorePeer>;
+  /** Its watches and transactions end. */
+  leave(peer: StorePeer): void;
   root(): StoreNode;
-  /** Everything is lost, everybody's watches and transactions too. */
+  /** Everything is lost, everybody's watches too. */
   clear(): void;
   /** What a request does, and what it tells others: the daemons differ in which goes out first. */
   execute(peer: StorePeer, request: StoreRequest): { readonly reply: Reply; readonly tell: () => void };
@@ -44,7 +45,8 @@ const WRITE_LOG_LIMIT = 20_000;
 
 export function createStoreCore(limits: StoreLimits): StoreCore {
   const { like } = limits;
-  const peers = new Set<StorePeer>();
+  /** Who watches what, by path: a change costs by its depth, not by the number of watches. */
+  const watchers = new Map<string, { readonly peer: StorePeer; readonly token: string }[]>();
   const known = new Set<number>([0]);
   const writeLog: StoreWrite[] = [];
   const lookers: ((write: StoreWrite) => void)[] = [];
@@ -62,18 +64,23 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
     }
     if (writeLog.length > WRITE_LOG_LIMIT) writeLog.splice(0, writeLog.length - WRITE_LOG_LIMIT);
   };
+  const forget = (peer: StorePeer, path: string, token: string): void => {
+    const left = (watchers.get(path) ?? []).filter((one) => one.peer !== peer || one.token !== token);
+    if (left.length > 0) watchers.set(path, left);
+    else watchers.delete(path);
+  };
+  const tell = (watched: string, epath: string): void => {
+    for (const { peer, token } of watchers.get(watched) ?? []) peer.event(epath, token);
+  };
   /** Tells every watch that a change concerns. */
   const fire = (changes: readonly StoreChange[]): void => {
-    for (const peer of peers) {
-      for (const { path: watched, token } of peer.watches) {
-        for (const { path: changed, removed } of changes) {
-          const above = watched === changed || (watched === "/" ? !changed.startsWith("@") : changed.startsWith(`${watched}/`));
-          // oxenstored tells those below a removed node whether theirs was there or not.
-          const gone = like === "c" ? removed.includes(watched) : removed.length > 0 && watched.startsWith(`${changed}/`);
-          const below = !above && gone;
-          if (above || below) peer.event(above ? changed : watched, token);
-        }
-      }
+    for (const { path, removed } of changes) {
+      for (let at = path; at !== ""; at = at.slice(0, at.lastIndexOf("/"))) tell(at, path);
+      if (path !== "/" && !path.startsWith("@")) tell("/", path);
+      if (removed.length === 0) continue;
+      // C xenstored tells those below a removed node whose own node went; oxenstored tells them all.
+      const below = like === "c" ? removed.filter((one) => one !== path) : [...watchers.keys()].filter((one) => one.startsWith(`${path}/`));
+      for (const one of below) tell(one, one);
     }
   };
   const introduce = (domid: number): void => {
@@ -97,15 +104,16 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
   const silent = (reply: Reply): { reply: Reply; tell: () => void } => ({ reply, tell: () => undefined });
 
   return {
-    peers,
+    leave(peer) {
+      for (const { path, token } of peer.watches.splice(0)) forget(peer, path, token);
+      peer.transactions.clear();
+    },
     writeLog,
     root: () => root,
     clear() {
       root = emptyTree(like);
-      for (const { watches, transactions } of peers) {
-        watches.length = 0;
-        transactions.clear();
-      }
+      for (const { peer } of [...watchers.values()].flat()) peer.watches.length = 0;
+      watchers.clear();
     },
     introduce,
     release,
@@ -120,6 +128,7 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
           if (peer.watches.some((one) => one.path === first && one.token === second)) return silent({ error: "EEXIST" });
           if (peer.watches.length >= limits.watches) return silent(quota("E2BIG"));
           peer.watches.push({ path: first, token: second });
+          watchers.set(first, [...(watchers.get(first) ?? []), { peer, token: second }]);
           // The event of a registration comes after its reply, in both daemons.
           return {
             reply: "OK\0",
@@ -130,6 +139,7 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
           const at = peer.watches.findIndex((one) => one.path === first && one.token === second);
           if (at === -1) return silent({ error: "ENOENT" });
           peer.watches.splice(at, 1);
+          forget(peer, first, second);
           return silent("OK\0");
         }
         case "transaction-start": {

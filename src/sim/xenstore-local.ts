@@ -47,7 +47,6 @@ export function connectLocally(core: StoreCore, who: string, domid: number): Loc
       });
     },
   };
-  core.peers.add(peer);
 
   const ask = (op: keyof typeof XENSTORE_TYPES, txId: number, strings: readonly string[], text: string): Uint8Array | { error: string } => {
     const { reply, tell } = core.execute(peer, { op, txId, strings, payload: new TextEncoder().encode(text), domid });
@@ -92,7 +91,7 @@ export function connectLocally(core: StoreCore, who: string, domid: number): Loc
     },
     close() {
       lookers.clear();
-      core.peers.delete(peer);
+      core.leave(peer);
     },
   };
 }

@@ -133,7 +133,7 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
 
   const leave = (connection: Connection): void => {
     connections.delete(connection);
-    core.peers.delete(connection.peer);
+    core.leave(connection.peer);
   };
   const accept = (socket: Socket): void => {
     const peer: StorePeer = {
@@ -145,7 +145,6 @@ export function createFakeXenstored({ path, like = "c", quotas = {} }: FakeXenst
     const connection: Connection = { socket, peer, unsent: new Set() };
     const reader = createXenstoreReader(4096);
     connections.add(connection);
-    core.peers.add(peer);
     socket.on("error", () => socket.destroy());
     socket.on("close", () => leave(connection));
     socket.on("data", (bytes: Uint8Array) => {

@@ -16,29 +16,26 @@ export type Listed = {
 const REASONS = "-rscwS";
 const ZERO_UUID = "00000000-0000-0000-0000-000000000000";
 
-/** @param nameOf - from xenstore; null: not there, which xl shows as C does */
-export function listText(domains: readonly Listed[], nameOf: (domid: number) => string | null, verbose: boolean): string {
-  const dom0: Listed = { domid: 0, uuid: ZERO_UUID, memoryMb: 1536, paused: false, shutdown: null, dying: false };
-  const row = ({ domid, uuid, memoryMb, paused, shutdown, dying }: Listed): string => {
-    const reason = shutdown === null ? "-" : (REASONS[shutdown] ?? "?");
-    const flags = [
-      domid === 0 ? "r" : "-",
-      domid === 0 || paused || shutdown !== null || dying ? "-" : "b",
-      paused ? "p" : "-",
-      shutdown === null ? "-" : "s",
-      reason,
-      dying ? "d" : "-",
-    ];
-    const columns = [String(domid).padStart(5), String(memoryMb).padStart(5), (domid === 0 ? "2" : "1").padStart(5)];
-    const plain = `${(nameOf(domid) ?? "(null)").padEnd(40)} ${columns.join(" ")}     ${flags.join("")}  ${"12.5".padStart(8)}`;
-    return verbose ? `${plain} ${uuid} ${(shutdown === null ? "-" : shutdown.toString(16)).padStart(8)} ${"-".padStart(16)}` : plain;
-  };
-  const head = "Name                                        ID   Mem VCPUs\tState\tTime(s)";
-  return [
-    verbose ? `${head}   UUID                            Reason-Code\tSecurity Label` : head,
-    ...[dom0, ...domains].map(row),
-    "",
-  ].join("\n");
+const HEAD = "Name                                        ID   Mem VCPUs\tState\tTime(s)";
+export const listHead = (verbose: boolean): string =>
+  `${HEAD}${verbose ? "   UUID                            Reason-Code\tSecurity Label" : ""}\n`;
+export const DOM0: Listed = { domid: 0, uuid: ZERO_UUID, memoryMb: 1536, paused: false, shutdown: null, dying: false };
+
+/** @param name - from xenstore; null: not there, which xl shows as C does */
+export function listRow({ domid, uuid, memoryMb, paused, shutdown, dying }: Listed, name: string | null, verbose: boolean): string {
+  const reason = shutdown === null ? "-" : (REASONS[shutdown] ?? "?");
+  const flags = [
+    domid === 0 ? "r" : "-",
+    domid === 0 || paused || shutdown !== null || dying ? "-" : "b",
+    paused ? "p" : "-",
+    shutdown === null ? "-" : "s",
+    reason,
+    dying ? "d" : "-",
+  ];
+  const columns = [String(domid).padStart(5), String(memoryMb).padStart(5), (domid === 0 ? "2" : "1").padStart(5)];
+  const plain = `${(name ?? "(null)").padEnd(40)} ${columns.join(" ")}     ${flags.join("")}  ${"12.5".padStart(8)}`;
+  const more = ` ${uuid} ${(shutdown === null ? "-" : shutdown.toString(16)).padStart(8)} ${"-".padStart(16)}`;
+  return `${plain}${verbose ? more : ""}\n`;
 }
 
 /** @param addressOf - of what is plugged in at a busid; null: nothing */

@@ -20,8 +20,12 @@ export type UsbbackBinding = {
 
 const encoded = (name: string): string => name.replaceAll(".", "_").replaceAll(":", "@");
 
-/** @param settled - resolves once the kernel has done what was written to a driver's file */
-export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: () => Promise<void>): UsbbackBinding {
+/** @param settled - resolves once the kernel has done what was written to this file */
+export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: (file: string) => Promise<void>): UsbbackBinding {
+  const tell = (file: string, face: string): Promise<void> => {
+    writeFileSync(file, face);
+    return settled(file);
+  };
   const usbback = join(sysfs, "bus/usb/drivers/usbback");
   const devices = join(sysfs, "bus/usb/devices");
   const facesOf = (busid: string): string[] => readdirSync(devices).filter((name) => name.startsWith(`${busid}:`));
@@ -38,23 +42,20 @@ export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: 
         if (isUsbback(driver)) continue;
         if (driver !== null) {
           store.write(`${remembered(busid)}/${encoded(face)}/driver_path`, driver);
-          writeFileSync(join(driver, "unbind"), face);
-          await settled();
+          await tell(join(driver, "unbind"), face);
         }
         if (!existsSync(join(usbback, "bind"))) {
           await binding.rebind(busid);
           return err(`Couldn't bind ${face} to /sys/bus/usb/drivers/usbback`);
         }
-        writeFileSync(join(usbback, "bind"), face);
-        await settled();
+        await tell(join(usbback, "bind"), face);
       }
       return ok(null);
     },
     async unassign(busid) {
       for (const face of facesOf(busid)) {
         if (!isUsbback(driverOf(face))) continue;
-        writeFileSync(join(usbback, "unbind"), face);
-        await settled();
+        await tell(join(usbback, "unbind"), face);
       }
       return ok(null);
     },
@@ -62,8 +63,7 @@ export function createUsbbackBinding(sysfs: string, store: LocalStore, settled: 
       for (const face of facesOf(busid)) {
         const driver = store.read(`${remembered(busid)}/${encoded(face)}/driver_path`);
         if (driver === null || driverOf(face) === driver) continue;
-        writeFileSync(join(driver, "bind"), face);
-        await settled();
+        await tell(join(driver, "bind"), face);
       }
       store.remove(remembered(busid));
       return ok(null);

@@ -50,8 +50,8 @@ export type XlDeps = {
     end(domain: XenDomain): void;
     needsModel(spec: XenSpec): boolean;
     renamed(domain: XenDomain, from: string): void;
-    /** The hypervisor's list is not what it was. */
-    changed(): void;
+    /** It is no longer as the hypervisor listed it. */
+    changed(domain: XenDomain, gone: boolean): void;
     introduce(domid: number): void;
     release(domid: number): void;
     tellRelease(): void;
@@ -89,6 +89,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
       shutdown: null,
       dying: false,
       model: null,
+      stub: null,
       frontend: null,
       usb: {
         domid,
@@ -113,16 +114,17 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     writeDomain(store, made, version);
     await reach("introduced");
     writeBuilt(store, made, version, spec.memory ?? 256);
+    if (spec.foreign === true) store.remove(libxlPath(domid));
     host.introduce(domid);
-    writeConsole(store, made);
+    if (spec.foreign !== true) writeConsole(store, made);
     await reach("device-model");
     if (host.needsModel(spec)) {
-      store.mkdir(modelPath(domid));
+      if (spec.stubdom !== true) store.mkdir(modelPath(domid));
+      if (spec.stubdom === true) made.stub = createStub(made);
       await host.spawnModel(made, restored);
-      const asked = made.model === null ? ok(null) : await made.usb.qmp.execute("query-chardev");
+      const asked = made.model?.qemu == null ? ok(null) : await made.usb.qmp.execute("query-chardev");
       if (!asked.ok) return asked;
     }
-    if (spec.foreign === true) store.remove(libxlPath(domid));
     await reach("running");
     for (const [devid, wish] of (spec.usbctrl ?? []).entries()) {
       const added = await usb.attachController(made.usb, { ...wish, devid }, false);
@@ -139,19 +141,19 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     await reach("json");
     if (spec.foreign !== true) writeJson(made.usb.jsonFile, jsonOf(made));
     if (spec.paused !== true) await unpause(made);
-    host.changed();
+    host.changed(made, false);
     return ok(null);
   };
   /** Devices, trees, files, and at last the domain; QEMU dies first. */
   const tearDown = async (gone: XenDomain): Promise<void> => {
     const { domid, uuid } = gone;
     gone.paused = true;
-    host.changed();
+    host.changed(gone, false);
     await step();
     store.remove(modelPath(domid));
     await host.killModel(gone);
     gone.dying = true;
-    host.changed();
+    host.changed(gone, false);
     const [screen, ...others] = plainDevices(domid);
     if (screen !== undefined && store.exists(libxlPath(domid))) forgetDevice(store, screen);
     const bodged = others.filter((device) => store.exists(backendPath(device)));
@@ -167,12 +169,27 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     ]);
     await step();
     for (const path of [`/vm/${uuid}`, domainPath(domid), libxlPath(domid)]) store.remove(path);
+    host.changed(gone, false);
     for (const name of readdirSync(xenLib)) if (name.includes(`.${String(domid)}.${uuid}.`)) rmSync(join(xenLib, name), { force: true });
     await step();
     domains.delete(gone.name);
     host.end(gone);
-    host.changed();
+    host.changed(gone, true);
     host.release(domid);
+    if (gone.stub !== null) await tearDown(gone.stub);
+  };
+  /** The domain that another one's device model runs in; nothing of it is libxl's business but that it is there. */
+  const createStub = (of: XenDomain): XenDomain => {
+    const stub = newDomain({ name: `${of.name}-dm`, type: "pv", memory: 32 }, randomUUID());
+    domains.set(stub.name, stub);
+    writeDomain(store, stub, "qemu_xen");
+    writeBuilt(store, stub, "qemu_xen", 32);
+    store.write(`${domainPath(stub.domid)}/target`, String(of.domid));
+    store.write(`${domainPath(of.domid)}/image/device-model-domid`, String(stub.domid));
+    host.introduce(stub.domid);
+    stub.paused = false;
+    host.changed(stub, false);
+    return stub;
   };
   const rename = (one: XenDomain, to: string): void => {
     const from = one.name;
@@ -185,7 +202,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     one.name = to;
     domains.set(to, one);
     host.renamed(one, from);
-    host.changed();
+    host.changed(one, false);
   };
   /** What xl makes a domain of again: controllers that it knows itself; every hot-plugged device is lost on the way. */
   const remembered = ({ spec, usb: { jsonFile }, domid }: XenDomain): XenSpec => {
@@ -195,7 +212,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     return { ...spec, usbctrl: known.map(({ type, version, ports }) => ({ type, version, ports })), usbdev };
   };
   const unpause = async (one: XenDomain): Promise<void> => {
-    if (one.type === "hvm" && one.model !== null) await one.usb.qmp.execute("cont");
+    if (one.type === "hvm" && one.model?.alive() === true && one.model.qemu !== null) await one.usb.qmp.execute("cont");
     one.paused = false;
     host.boot(one);
   };
@@ -205,7 +222,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     await step();
     store.write(path, "");
     one.shutdown = 2;
-    host.changed();
+    host.changed(one, false);
     host.tellRelease();
     await step();
   };
@@ -214,7 +231,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     const made = newDomain(spec, options.uuid ?? spec.uuid ?? randomUUID());
     domains.set(spec.name, made);
     host.begin(made);
-    host.changed();
+    host.changed(made, false);
     const built = await build(made, options);
     if (!built.ok) await tearDown(made);
     return built;
@@ -235,33 +252,37 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     rename: (name: string, to: string): void => rename(domain(name), to),
     pause(name: string): void {
       domain(name).paused = true;
-      host.changed();
+      host.changed(domain(name), false);
     },
     async unpause(name: string): Promise<void> {
       await unpause(domain(name));
-      host.changed();
+      host.changed(domain(name), false);
     },
     /** It ends and is kept. @param reason - as `xl list -v` shows it */
     shutDown(name: string, reason: number): void {
       const one = domain(name);
       one.shutdown = reason;
-      if (one.model?.alive() === true) one.model.qemu.endGuest(reason === 3 ? "guest-panicked" : "shutdown");
-      host.changed();
+      if (one.model?.alive() === true) one.model.qemu?.endGuest(reason === 3 ? "guest-panicked" : "shutdown");
+      host.changed(one, false);
       host.tellRelease();
     },
-    /** @param checkpoint - it goes on afterwards (`xl save -c`) */
-    async save(name: string, checkpoint = false): Promise<void> {
+    /**
+     * @param checkpoint - it goes on afterwards (`xl save -c`)
+     * @param during - while it is suspended
+     */
+    async save(name: string, { checkpoint = false, during }: { checkpoint?: boolean; during?: () => unknown } = {}): Promise<void> {
       const one = domain(name);
       await suspend(one);
+      await during?.();
       if (checkpoint) {
         one.shutdown = null;
-        host.changed();
+        host.changed(one, false);
         return;
       }
       // QEMU's state names devices that no new command line has.
       const lost =
         one.type === "hvm" &&
-        (one.model?.qemu.objects() ?? []).some(
+        (one.model?.qemu?.objects() ?? []).some(
           ({ id, driver, port }) => driver === "usb-host" || (port === null && /[eux]hci/.test(driver) && id !== null && id !== "usb"),
         );
       saved.set(name, { spec: remembered(one), uuid: one.uuid, lost });

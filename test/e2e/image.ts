@@ -1,7 +1,7 @@
 /** The test host's image and the snapshots that cases start from. Both are made once and kept in the work directory under a key of what they are made of. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Agent } from "./agent.ts";
 import { createHost } from "./host.ts";
@@ -41,38 +41,56 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
   const program = programTar(project);
   const qemu = execFileSync("qemu-system-x86_64", ["--version"]);
 
-  const snapshotOf = async (mode: Mode, start: Start): Promise<string> => {
-    const key = hashOf([imageKey, qemu, program, INSTALL, JSON.stringify(machineShape), mode, start, MAKE_READY[start].key]);
-    const path = join(snaps, `${mode}-${start}-${key}.qcow2`);
+  /** Makes a snapshot unless it is there: starts `from` another one or boots, runs `ready`, saves. */
+  const snapshot = async (
+    name: string,
+    key: readonly (string | Uint8Array)[],
+    mode: Mode,
+    from: (() => Promise<string>) | null,
+    ready: (machine: Machine) => Promise<unknown>,
+  ): Promise<string> => {
+    const path = join(snaps, `${name}@${hashOf([imageKey, qemu, JSON.stringify(machineShape), mode, ...key])}.qcow2`);
     if (existsSync(path)) return path;
+    const base = await from?.();
     const began = Date.now();
     const making = `${path}.making`;
     rmSync(making, { force: true });
-    // Everything that runs begins from the host that just booted.
-    const snapshot = start === "bare" ? null : SNAPSHOT;
-    if (snapshot === null)
+    if (base === undefined)
       execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", join(images, "rootfs.ext4"), "-F", "raw", making]);
-    else copyFileSync(await snapshotOf(mode, "bare"), making);
-    const machine = await startMachine({ mode, images, disk: making, snapshot });
+    else copyFileSync(base, making);
+    const machine = await startMachine({ mode, images, disk: making, snapshot: base === undefined ? null : SNAPSHOT });
     try {
-      if (start === "bare") {
-        // The program and its interpreter, put in and read once here, save every case that and a cold start.
-        await machine.agent.put("/opt/plugherd", program);
-        await machine.agent.run(`${INSTALL}\nplugherd validate /opt/plugherd/specs/examples/minimal.yaml; socat -h >/dev/null; sync`);
-        if (mode !== "kvm") await machine.agent.run(WARM_XEN);
-      } else await setClock(machine);
-      await MAKE_READY[start].run(machine);
+      if (base !== undefined) await setClock(machine);
+      await ready(machine);
       const answer = await machine.outer.call("human-monitor-command", { "command-line": `savevm ${SNAPSHOT}` });
       if (answer !== "") throw new Error(`savevm: ${String(answer)}`);
     } finally {
       await machine.stop();
     }
-    for (const old of readdirSync(snaps)) if (old.startsWith(`${mode}-${start}-`) && !old.endsWith(".making")) rmSync(join(snaps, old));
-    copyFileSync(making, path);
-    rmSync(making);
-    say(`made the snapshot "${mode}, ${start}" (${seconds(began)})`);
+    for (const old of readdirSync(snaps)) if (old.startsWith(`${name}@`) && !old.endsWith(".making")) rmSync(join(snaps, old));
+    renameSync(making, path);
+    say(`made the snapshot "${name}" (${seconds(began)})`);
     return path;
   };
+  // What takes long to start is kept apart from the program, which changes often.
+  const booted = (mode: Mode): Promise<string> => snapshot(`${mode}-booted`, [], mode, null, ({ agent }) => agent.run("sync"));
+  const started = (mode: Mode, start: Start): Promise<string> => {
+    if (start === "bare") return booted(mode);
+    const { key, run } = MAKE_READY[start];
+    return snapshot(`${mode}-${start}-started`, [key], mode, () => booted(mode), run);
+  };
+  const snapshotOf = (mode: Mode, start: Start): Promise<string> =>
+    snapshot(
+      `${mode}-${start}`,
+      [program, INSTALL, WARM, start === "bare" ? "" : MAKE_READY[start].key],
+      mode,
+      () => started(mode, start),
+      async ({ agent }) => {
+        // The program and its interpreter, put in and read once here, save every case that and a cold start.
+        await agent.put("/opt/plugherd", program);
+        await agent.run(`${INSTALL}\n${WARM}\n[ -d /proc/xen/ ] && { ${WARM_XEN}; }; sync`);
+      },
+    );
 
   return {
     fresh: async (mode, start) => {
@@ -145,8 +163,10 @@ const hashOf = (parts: readonly (string | Uint8Array)[]): string => {
 };
 const seconds = (since: number): string => `${((Date.now() - since) / 1000).toFixed(0)} s`;
 
-/** What every Xen case runs, read once. */
-const WARM_XEN = "xl list -v; xl usb-list 0; xenstore-ls -fp /libxl; python3 -c 'import json, socket, struct, threading'; sync";
+/** What cases run, read once. */
+const WARM =
+  "plugherd validate /opt/plugherd/specs/examples/minimal.yaml; socat -h >/dev/null; python3 -c 'import json, socket, struct, threading'";
+const WARM_XEN = "xl list -v; xl usb-list 0; xenstore-ls -fp /libxl";
 
 /** The domain of the `guest` snapshot. Its controller is there from the start: a new one costs an emulated machine in an emulated machine long. */
 const GUEST = "guest";
@@ -169,8 +189,7 @@ async function bootGuests(machine: Machine): Promise<void> {
 }
 
 /** How each start is made from the host that just booted; the key names what it is made of. */
-const MAKE_READY: Readonly<Record<Start, { readonly key: string; readonly run: (machine: Machine) => Promise<void> }>> = {
-  bare: { key: WARM_XEN, run: () => Promise.resolve() },
+const MAKE_READY: Readonly<Record<Exclude<Start, "bare">, { readonly key: string; readonly run: (machine: Machine) => Promise<void> }>> = {
   guest: { key: GUEST_START, run: ({ agent }) => bootGuest(agent) },
   guests: { key: [HVM1, PV1].map(({ name, config }) => xenConfig(name, config)).join("\n"), run: bootGuests },
 };

@@ -59,7 +59,7 @@ export type Xen = {
 };
 
 const CREATE_MS = 120_000;
-const BOOT_MS = 240_000;
+const BOOT_MS = 900_000;
 const ROW = /^(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$/;
 const PORT = /^\s+Port (\d+):(?: Bus ([0-9a-f]+) Device ([0-9a-f]+))?\s*$/;
 const NODE = /^(\/\S*) = "(.*)" {1,3}\(([^)]*)\)$/;
@@ -123,7 +123,7 @@ export function createXen({ sh, run, qemu, write }: Pick<Host, "sh" | "run" | "q
         await write(`${CONFIGS}/${name}.cfg`, xenConfig(name, config));
         // The process that stays behind to see the domain's end keeps nothing of ours open.
         await sh(
-          `xl create ${paused ? "-p " : ""}${CONFIGS}/${name}.cfg </dev/null >/var/log/e2e/xl-${name}.log 2>&1 || { cat /var/log/e2e/xl-${name}.log; exit 1; }`,
+          `mkdir -p /var/log/e2e; xl create ${paused ? "-p " : ""}${CONFIGS}/${name}.cfg </dev/null >/var/log/e2e/xl-${name}.log 2>&1 || { cat /var/log/e2e/xl-${name}.log; exit 1; }`,
           CREATE_MS,
         );
         return (await self.domid()) ?? Number.NaN;
@@ -137,7 +137,8 @@ export function createXen({ sh, run, qemu, write }: Pick<Host, "sh" | "run" | "q
           async () => (await sh(`tail -c +${String(from + 1)} ${consolePath()}`)).includes("DOMU ready"),
           {
             timeoutMs: BOOT_MS,
-            everyMs: 300,
+            // Every look takes time from the guest that is waited for.
+            everyMs: 1_500,
           },
         );
         return domid;

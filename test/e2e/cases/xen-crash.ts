@@ -15,7 +15,8 @@ const OTHER = { name: "other", usb: { ...STICK, serial: "KEEP" } };
 const MAIN = { name: "stick", usb: { ...STICK, serial: "S1" } };
 
 /** A record is a transaction: before it is begun, within it, before and after it is committed. */
-const WITHIN = [...around("TRANSACTION_START"), ...around("WRITE"), ...around("WRITE", 2)];
+const SETTING = [...around("TRANSACTION_START"), ...around("WRITE"), ...around("WRITE", 2)];
+const CLEARING = [...around("TRANSACTION_START"), ...around("WRITE"), ...around("RM")];
 const COMMIT = around("TRANSACTION_END");
 const OPENED = command("usb_host_open_success", 1);
 
@@ -25,15 +26,15 @@ const HVM: Steps = {
   detach: [...command("device_del", 1), ...COMMIT],
 };
 const HVM_SLOW: Steps = {
-  attach: [...WITHIN, ...HVM.attach, ...command("handle_qmp_command", 1, 2, 3), ...after(0, 10, 30, 60, 110, 220)],
-  pull: [...WITHIN, ...HVM.pull, ...command("handle_qmp_command", 1, 2)],
-  detach: [...HVM.detach, ...command("usb_host_close", 1), ...WITHIN],
+  attach: [...SETTING, ...HVM.attach, ...command("handle_qmp_command", 1, 2, 3), ...after(0, 10, 30, 60, 110, 220)],
+  pull: [...CLEARING, ...HVM.pull, ...command("handle_qmp_command", 1, 2)],
+  detach: [...HVM.detach, ...command("usb_host_close", 1), ...CLEARING],
 };
 const QUSB: Steps = { attach: [...COMMIT, ...OPENED], pull: COMMIT, detach: [...COMMIT, ...command("usb_host_close", 1)] };
 const QUSB_SLOW: Steps = {
-  attach: [...WITHIN, ...QUSB.attach, ...after(0, 10, 30, 60, 110, 220)],
-  pull: [...WITHIN, ...QUSB.pull],
-  detach: [...WITHIN, ...QUSB.detach],
+  attach: [...SETTING, ...QUSB.attach, ...after(0, 10, 30, 60, 110, 220)],
+  pull: [...CLEARING, ...QUSB.pull],
+  detach: [...CLEARING, ...QUSB.detach],
 };
 
 async function play(host: Host, domain: XenDomain, steps: Steps): Promise<void> {
