@@ -4,6 +4,7 @@ import {
   closeSync,
   constants,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readlinkSync,
@@ -18,7 +19,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createXenbusTransport, type DeviceFile, openXenbus } from "../src/adapters/xenbus-device.ts";
 import { createXenstoreClient, type WatchNews, type XenstoreChange } from "../src/adapters/xenstore-client.ts";
 import { createXenstoreSession } from "../src/adapters/xenstore-session.ts";
-import { connectXenstore, xenstoreWay } from "../src/adapters/xenstore-transport.ts";
+import { connectXenstore, type XenbusPlace, xenstoreWay } from "../src/adapters/xenstore-transport.ts";
 import { ok } from "../src/model/result.ts";
 import { formatXenstorePacket } from "../src/protocol/xenstore.ts";
 import { createFakeXenstored, type FakeXenstored } from "../src/sim/xenstored.ts";
@@ -42,6 +43,12 @@ afterEach(async () => {
 
 const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: (message: string) => expect.fail(message) };
 const deps = { timings: quickTimings, clock: realClock, random: () => 0.1, log };
+/** As on a host that this system controls. */
+const xenbus = (): XenbusPlace => {
+  mkdirSync(join(dir, "proc/xen"), { recursive: true });
+  writeFileSync(join(dir, "proc/xen/capabilities"), "control_d\n");
+  return { device, proc: join(dir, "proc") };
+};
 const kindOf = (result: { ok: boolean; error?: { kind: string } }): string => result.error?.kind ?? "ok";
 
 describe.skipIf(spawnSync("python3", ["--version"]).status !== 0)("a client whose socket is missing", () => {
@@ -57,7 +64,7 @@ describe.skipIf(spawnSync("python3", ["--version"]).status !== 0)("a client whos
     };
   };
   const createClient = (path = join(dir, "socket")) => {
-    const client = createXenstoreClient(path, { ...deps, device });
+    const client = createXenstoreClient(path, { ...deps, xenbus: xenbus() });
     const told: XenstoreChange[] = [];
     client.changes$.subscribe((change) => told.push(change));
     client.start();
@@ -104,10 +111,12 @@ describe.skipIf(spawnSync("python3", ["--version"]).status !== 0)("a client whos
     open.push(stop);
     const client = createClient(device);
     await client.up();
-    expect(await xenstoreWay(device, "/none")).toEqual({ kind: "device", path: device });
-    expect(await xenstoreWay(join(dir, "socket"), device)).toEqual({ kind: "device", path: device });
-    expect(await xenstoreWay(socket, device)).toEqual({ kind: "socket", path: socket });
-    expect(await xenstoreWay(join(dir, "socket"), dir)).toEqual({ kind: "absent", path: join(dir, "socket") });
+    expect(await xenstoreWay(device, { device: "/none", proc: "/none" })).toEqual({ kind: "device", path: device });
+    expect(await xenstoreWay(join(dir, "socket"), xenbus())).toEqual({ kind: "device", path: device });
+    // A guest's own, of which nothing can be seen.
+    expect((await xenstoreWay(join(dir, "socket"), { device, proc: "/none" })).kind).toBe("absent");
+    expect(await xenstoreWay(socket, xenbus())).toEqual({ kind: "socket", path: socket });
+    expect(await xenstoreWay(join(dir, "socket"), { ...xenbus(), device: dir })).toEqual({ kind: "absent", path: join(dir, "socket") });
   });
 
   test("loses it and finds it again, with its watches", async () => {
@@ -139,7 +148,7 @@ describe.skipIf(spawnSync("python3", ["--version"]).status !== 0)("a client whos
   });
 
   test("is absent where neither is there, and refused where the path is something else", async () => {
-    const options = { device, timeoutMs: 1_000, clock: realClock };
+    const options = { xenbus: xenbus(), timeoutMs: 1_000, clock: realClock };
     expect(kindOf(await connectXenstore(join(dir, "socket"), options))).toBe("absent");
     writeFileSync(join(dir, "socket"), "");
     expect(kindOf(await connectXenstore(join(dir, "socket"), options))).toBe("dead");

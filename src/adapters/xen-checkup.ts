@@ -16,7 +16,7 @@ import { runProgram } from "./program.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
 import { createXenstoreNodes, type XenstoreNodes } from "./xenstore-nodes.ts";
 import { createXenstoreSession, type XenstoreSession } from "./xenstore-session.ts";
-import { connectXenstore, XENBUS_DEVICE, xenstoreWay } from "./xenstore-transport.ts";
+import { connectXenstore, controlsXen, XENBUS_PLACE, type XenbusPlace, xenstoreWay } from "./xenstore-transport.ts";
 
 export type XenPlaces = {
   readonly xenstore: string;
@@ -43,12 +43,11 @@ const AT_ONCE = 8;
 
 /** @returns null: no Xen host, as far as can be seen */
 export async function examineXen(places: XenPlaces, deps: XenCheckupDeps): Promise<XenHostFacts | null> {
-  const { xenstore, xenLib, xl, sysfs, proc, device = XENBUS_DEVICE, configs = CONFIGS } = places;
+  const { xenstore, xenLib, xl, sysfs, proc, device = XENBUS_PLACE.device, configs = CONFIGS } = places;
   const { clock, timings } = deps;
-  const way = await xenstoreWay(xenstore, device);
-  // The kernel says of a domain whether it controls the host (drivers/xen/xenfs/super.c); a guest has a device, too.
-  const controls = readTextSync(join(proc, "xen/capabilities"))?.includes("control_d") === true;
-  if (!controls && way.kind !== "socket") return null;
+  const xenbus = { device, proc };
+  const way = await xenstoreWay(xenstore, xenbus);
+  if (way.kind === "absent" && !controlsXen(proc)) return null;
   const usb = await usbPlaces(sysfs);
   const [listed, flock, lib, usbback, found, configured] = await Promise.all([
     runProgram(xl, ["list", "-v"], { timeoutMs: timings.xlMs, maxBytes: MAX_LIST_BYTES, clock }),
@@ -61,7 +60,7 @@ export async function examineXen(places: XenPlaces, deps: XenCheckupDeps): Promi
       () => true,
       () => false,
     ),
-    way.kind === "absent" ? err(null) : askStore(places, device, deps),
+    way.kind === "absent" ? err(null) : askStore(places, xenbus, deps),
     readConfigs(configs),
   ]);
   const rows = listed.ok ? parseXlList(listed.value) : listed;
@@ -110,9 +109,9 @@ async function readConfigs(dir: string): Promise<XenHostFacts["configs"]> {
 }
 
 type StoreFacts = Pick<XenHostFacts, "daemon" | "domains" | "strays">;
-async function askStore(places: XenPlaces, device: string, deps: XenCheckupDeps): Promise<Result<StoreFacts, string | null>> {
+async function askStore(places: XenPlaces, xenbus: XenbusPlace, deps: XenCheckupDeps): Promise<Result<StoreFacts, string | null>> {
   const { clock, timings } = deps;
-  const transport = await connectXenstore(places.xenstore, { device, timeoutMs: timings.connectMs, clock });
+  const transport = await connectXenstore(places.xenstore, { xenbus, timeoutMs: timings.connectMs, clock });
   if (!transport.ok) return err(transport.error.message);
   const session = createXenstoreSession(transport.value, { timings, clock }, () => undefined);
   try {

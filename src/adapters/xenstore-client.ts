@@ -23,7 +23,7 @@ import { createGate } from "./gate.ts";
 import { closedIfLate } from "./monitor-peer.ts";
 import { AWAY, createXenstoreNodes, errorOf, type XenstoreError, type XenstoreNodes } from "./xenstore-nodes.ts";
 import { createXenstoreSession, type XenstoreSession, type XenstoreTransport } from "./xenstore-session.ts";
-import { connectXenstore, XENBUS_DEVICE } from "./xenstore-transport.ts";
+import { connectXenstore, XENBUS_PLACE, type XenbusPlace } from "./xenstore-transport.ts";
 
 /** up: connected, with every watch registered; read everything again. life: 1 for the first connection, and one more for each later one. */
 export type XenstoreChange =
@@ -68,7 +68,7 @@ export type XenstoreClientDeps = {
   readonly random: Random;
   readonly log: Log;
   /** The kernel's way to xenstored, for where the socket is missing. */
-  readonly device?: string;
+  readonly xenbus?: XenbusPlace;
 };
 
 /** Open ones at a time: more only wait for each other, in conflicts. */
@@ -81,7 +81,7 @@ type Held = { readonly path: string; readonly token: string; readonly out: Subsc
 /** @param path - of the daemon's socket, or of a character device that speaks the same */
 export function createXenstoreClient(
   path: string,
-  { timings, clock, random, log, device = XENBUS_DEVICE }: XenstoreClientDeps,
+  { timings, clock, random, log, xenbus = XENBUS_PLACE }: XenstoreClientDeps,
 ): XenstoreClient {
   const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet", tried: false });
   const held = new Map<string, Held>();
@@ -133,7 +133,7 @@ export function createXenstoreClient(
   const machine = connectionMachine.provide({
     actors: {
       connect: fromPromise<Made, ConnectInput>(({ signal }) =>
-        closedIfLate(connectXenstore(path, { device, timeoutMs: timings.connectMs, clock, signal }), signal, (made) => made.drop()),
+        closedIfLate(connectXenstore(path, { xenbus, timeoutMs: timings.connectMs, clock, signal }), signal, (made) => made.drop()),
       ),
       negotiate: fromPromise<Made, NegotiateInput>(({ input, signal }) =>
         closedIfLate(negotiate(input.transport as XenstoreTransport), signal, (session) => session.close(CLOSED_BY_US)),
