@@ -31,6 +31,8 @@ export type StoreCore = {
   /** What a request does, and what it tells others: the daemons differ in which goes out first. */
   execute(peer: StorePeer, request: StoreRequest): { readonly reply: Reply; readonly tell: () => void };
   introduce(domid: number): void;
+  /** One that was introduced to an earlier life of the daemon is not known to this one. */
+  knows(domid: number): boolean;
   /** Something happened to a domain that lives on: it shut down or is to be saved. */
   tellRelease(): void;
   /** A domain is gone: what it owned is removed with all below it. */
@@ -112,11 +114,14 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
     root: () => root,
     clear() {
       root = emptyTree(like);
+      known.clear();
+      known.add(0);
       for (const { peer } of [...watchers.values()].flat()) peer.watches.length = 0;
       watchers.clear();
     },
     introduce,
     release,
+    knows: (domid) => known.has(domid),
     tellRelease: () => fire([{ path: RELEASE_EVENT, removed: [] }]),
     onWrite: (look) => void lookers.push(look),
     execute(peer, request) {
