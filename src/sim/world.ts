@@ -22,6 +22,8 @@ export type SimHostOptions = {
   readonly given?: Given;
   /** Of every fake QEMU and of the Xen half, ms; see SimDelays and XenDelays. */
   readonly delays?: Partial<SimDelays & XenDelays>;
+  /** false: xl takes no lock while it talks QMP; for hosts of thousands of domains. */
+  readonly xlLocks?: boolean;
   /** How much of sysfs there is; see createSysfsTree. */
   readonly detail?: Detail;
 };
@@ -188,6 +190,7 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
           usbback: given.xen.usbback === true,
           paths,
           run: join(root, "run", "xen"),
+          locks: options.xlLocks ?? true,
           delays: options.delays ?? {},
           devicesFor: hostDevices,
           devices: tree.devices,

@@ -40,6 +40,8 @@ export type XenHostOptions = {
   };
   /** For the monitors of device models. */
   readonly run: string;
+  /** xl takes a lock while it talks QMP, as libxl does. */
+  readonly locks: boolean;
   readonly delays: Partial<XenDelays & SimDelays>;
   /** What is plugged in, as this domain's device model finds it. */
   readonly devicesFor: (name: string) => Iterable<SimHostDevice>;
@@ -147,7 +149,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
     qmpOf: (domid, uuid) =>
       createLibxlQmp({
         socket: socketOf(domid),
-        lockFile: join(paths.xenLib, `userdata-l.${String(domid)}.${uuid}.qmp-socket-lock`),
+        lockFile: options.locks ? join(paths.xenLib, `userdata-l.${String(domid)}.${uuid}.qmp-socket-lock`) : null,
         timeoutMs: delays.qmpMs,
         pending,
         onLine: (line) => void xlQmp.push(line),

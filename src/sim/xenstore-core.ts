@@ -35,7 +35,7 @@ export type StoreCore = {
   tellRelease(): void;
   /** A domain is gone: what it owned is removed with all below it. */
   release(domid: number): void;
-  /** The newest {@link WRITE_LOG_LIMIT}. */
+  /** The newest {@link WRITE_LOG_LIMIT} at least. */
   readonly writeLog: readonly StoreWrite[];
   /** Told of each change as it happens. */
   onWrite(look: (write: StoreWrite) => void): void;
@@ -62,7 +62,7 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
       writeLog.push(write);
       for (const look of lookers) look(write);
     }
-    if (writeLog.length > WRITE_LOG_LIMIT) writeLog.splice(0, writeLog.length - WRITE_LOG_LIMIT);
+    if (writeLog.length > 2 * WRITE_LOG_LIMIT) writeLog.splice(0, writeLog.length - WRITE_LOG_LIMIT);
   };
   const forget = (peer: StorePeer, path: string, token: string): void => {
     const left = (watchers.get(path) ?? []).filter((one) => one.peer !== peer || one.token !== token);
