@@ -42,8 +42,8 @@ export function createHostUsb(options: HostUsbOptions): HostUsb {
 
 type Running = { audit(): Promise<void>; close(): void };
 
-/** Devices read in one go before others get their turn; one takes a fifth of a millisecond. */
-const BATCH = 8;
+/** Devices of a full reading that are read before others get their turn: all that is left of the start once it is over is audits, which nobody waits for. */
+const AT_START = 8;
 
 function run(reader: SysfsReader, out: Subscriber<HostChange>, { dev, clock, timings, log }: HostUsbOptions): Running {
   const settling = createSettling(clock, timings.hostSettleMs);
@@ -64,7 +64,7 @@ function run(reader: SysfsReader, out: Subscriber<HostChange>, { dev, clock, tim
       if (closed) return;
       devices.look(busid);
       count += 1;
-      if (count % BATCH === 0) await new Promise((resolve) => setImmediate(resolve));
+      if (told || count % AT_START === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     // What is still settling belongs to the first picture, or it would be taken for absent.
     if (!told) await settling.idle();

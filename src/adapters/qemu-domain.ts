@@ -4,6 +4,7 @@
  */
 import type { Clock, Domains, Log, Random } from "../model/contracts.ts";
 import type { DomainKey, LiveController, LiveDomain, LiveObject } from "../model/domain.ts";
+import { same } from "../model/same.ts";
 import type { Timings } from "../model/timings.ts";
 import type { QmpEvent } from "../protocol/qmp.ts";
 import { transient } from "../protocol/qmp-usb.ts";
@@ -253,6 +254,3 @@ const occupy = (controllers: readonly LiveController[], { bus, port }: LiveObjec
         const others = one.occupied.filter((occupied) => String(occupied) !== port);
         return { ...one, occupied: taken ? rootPorts([...others.map(String), port]) : others };
       });
-
-/** Plain data, built in one order of keys. */
-const same = (a: LiveDomain, b: LiveDomain): boolean => JSON.stringify(a) === JSON.stringify(b);

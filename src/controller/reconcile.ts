@@ -22,7 +22,7 @@ import {
   type Veto,
   type WorldChange,
 } from "../model/world.ts";
-import { same } from "../planner/key-index.ts";
+import { same } from "../model/same.ts";
 import { createPlanner } from "../planner/plan.ts";
 import { createRunner, type Runner } from "./claims.ts";
 import { createHistory, type History, type Holder } from "./history.ts";

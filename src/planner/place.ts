@@ -198,6 +198,10 @@ class Floor {
   }
 
   private freePort({ index }: PlaceRequest, rack: Rack): number | undefined {
+    const own = index + 1;
+    const isNamed = this.world.entries.some(({ controller, guestPort }) => guestPort === own && controller === rack.name);
+    // The rule's first answer, and nearly always the one: no need to put all ports in order for it.
+    if (own <= rack.ports && !isNamed && !this.isUsed(rack.bus, own)) return own;
     return this.ports(rack, index).find((port) => !this.isUsed(rack.bus, port));
   }
 
