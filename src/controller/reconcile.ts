@@ -321,6 +321,11 @@ export function createReconciler(
     }
   };
 
+  /** What sits where a veto was told. */
+  const vetoed = (): readonly HostDevice[] => {
+    const busids = new Set([...planner.world.vetoes.keys()].map((instance) => instance.slice(0, instance.lastIndexOf("@"))));
+    return [...busids].flatMap((busid) => planner.world.host.get(busid) ?? []);
+  };
   const review = async (device: HostDevice): Promise<void> => {
     const instance = instanceOf(device);
     const vetoes = vetoesOf(await contracts.host.inUse(device));
@@ -335,8 +340,7 @@ export function createReconciler(
     apply,
     applyInSlices,
     async audit() {
-      const vetoed = [...planner.world.host.values()].filter((device) => planner.world.vetoes.has(instanceOf(device)));
-      for (const device of vetoed) await review(device);
+      for (const device of vetoed()) await review(device);
       for (const id of [...restless]) {
         const plan = planner.claims.get(id);
         restless.delete(id);
@@ -346,11 +350,7 @@ export function createReconciler(
     async retry(ids) {
       for (const id of ids) {
         history.forgive(id);
-        const busids = new Set([...planner.world.vetoes.keys()].map((instance) => instance.slice(0, instance.lastIndexOf("@"))));
-        for (const busid of busids) {
-          const device = planner.world.host.get(busid);
-          if (device !== undefined) await review(device);
-        }
+        for (const device of vetoed()) await review(device);
         runner.retry(id);
       }
     },
