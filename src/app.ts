@@ -1,12 +1,18 @@
 /** Composition root: configuration -> adapters + controller. The only place where they meet, and where real time and chance come in. */
 import { randomUUID } from "node:crypto";
+import { allDomains } from "./adapters/all-domains.ts";
 import { createDesiredFiles } from "./adapters/desired-files.ts";
 import { createDomains } from "./adapters/domains.ts";
 import { createHostUsb } from "./adapters/host-usb.ts";
 import { createPolicyFile } from "./adapters/policy-file.ts";
 import { readTexts } from "./adapters/read-paths.ts";
 import { socketHolder } from "./adapters/socket-holder.ts";
+import { createLibxlLocks } from "./adapters/libxl-lock.ts";
 import { createStateStore } from "./adapters/state-store.ts";
+import { createUsbback } from "./adapters/usbback.ts";
+import { createXenDomains } from "./adapters/xen-domains.ts";
+import { createXenstoreClient } from "./adapters/xenstore-client.ts";
+import { createXl } from "./adapters/xl.ts";
 import { createController } from "./controller/controller.ts";
 import type { ControllerView } from "./controller/view.ts";
 import type { Clock, Log, Random } from "./model/contracts.ts";
@@ -26,6 +32,12 @@ export type AppConfig = {
   readonly sysfs: string;
   readonly dev: string;
   readonly proc: string;
+  /** xenstored's socket, or a device that speaks the same. Where there is neither, this is no Xen host yet. null: never one. */
+  readonly xenstore: string | null;
+  /** libxl's directory: its files of each domain (`userdata-d.<domid>.<uuid>.libxl-json`) and its locks. */
+  readonly xenLib: string;
+  /** Name or path of `xl`, asked for what xenstore does not tell. */
+  readonly xl: string;
   readonly state: string;
   readonly timings?: Partial<Timings>;
 };
@@ -59,11 +71,35 @@ export async function createApp(
     log.error("what was remembered could not be read: no last good files, no operator overrides", { reason: loaded.error.message });
   const intentions = loaded.ok ? loaded.value : noIntentions;
 
-  const domains = createDomains({ qmpDir: config.qmpDir, qmpListen: config.qmpListen, devDir: config.dev, timings, clock, random, log });
+  const rim = { timings, clock, random, log };
+  const { xenstore } = config;
+  const xenstored = xenstore === null ? null : createXenstoreClient(xenstore, rim);
+  const xen =
+    xenstore === null || xenstored === null
+      ? null
+      : createXenDomains({
+          ...rim,
+          store: xenstored,
+          storePath: xenstore,
+          xenLib: config.xenLib,
+          proc: config.proc,
+          qmpDir: config.qmpDir,
+          devDir: config.dev,
+          xl: createXl({ ...rim, command: config.xl }),
+          locks: createLibxlLocks(rim),
+          usbback: createUsbback({ ...rim, nodes: xenstored, sysfs: config.sysfs }),
+        });
+  const domains = createDomains({
+    ...rim,
+    qmpDir: config.qmpDir,
+    qmpListen: config.qmpListen,
+    devDir: config.dev,
+    ...(xen === null ? {} : { isOthers: (path: string) => xen.owns(path) }),
+  });
   const controller = createController(
     {
       host: createHostUsb({ sysfs: config.sysfs, dev: config.dev, proc: config.proc, timings, clock, log }),
-      domains,
+      domains: xen === null ? domains : allDomains([domains, xen]),
       desired: createDesiredFiles({ dir: config.specs, timings, clock, log }),
       policy: createPolicyFile({ path: config.policy, lastGood: intentions.lastGoodPolicy, timings, clock, log }),
       store,

@@ -83,7 +83,6 @@ const contextOf = (row: Row): ClaimContext => ({
       : row.from === "stalled"
         ? { kind: "terminal", reason: "NoController", message: "" }
         : null,
-  step: null,
   stale: row.stale ?? false,
 });
 
@@ -157,18 +156,5 @@ describe("time", () => {
     late?.(ok(attachedAt(p1)));
     await Promise.resolve();
     expect(actor.getSnapshot().value).toBe("backoff");
-  });
-
-  test("the step of an action is told while it lasts", async () => {
-    let finish: ((outcome: Outcome) => void) | undefined;
-    const { actor } = start((input) => {
-      input.onStep("making controller hci0");
-      return new Promise((resolve) => (finish = resolve));
-    });
-    actor.send({ type: "PLAN", target: p1, owned: null });
-    expect(actor.getSnapshot().context.step).toBe("making controller hci0");
-    finish?.(ok(attachedAt(p1)));
-    await waitFor(actor, (s) => s.matches("attached"));
-    expect(actor.getSnapshot().context.step).toBeNull();
   });
 });

@@ -22,7 +22,7 @@ const controller: NewController = { name: "usb3", driver: "qemu-xhci", ports: 8,
 
 describe("arguments", () => {
   test("exact types: integers for the host's address, text for the port", () => {
-    expect(usbHostArguments(place, false)).toEqual({
+    expect(usbHostArguments(deviceId(place.device), place, false)).toEqual({
       driver: "usb-host",
       id: "plugherd-1-5-305",
       bus: "xhci.0",
@@ -30,20 +30,21 @@ describe("arguments", () => {
       hostbus: 1,
       hostaddr: 5,
     });
-    expect(usbHostArguments(place, true)["hostdevice"]).toBe("/dev/bus/usb/001/005");
+    expect(usbHostArguments(deviceId(place.device), place, true)["hostdevice"]).toBe("/dev/bus/usb/001/005");
   });
   test("an xHCI gets its ports for both speeds; others have theirs", () => {
-    expect(controllerArguments(controller)).toEqual({
+    expect(controllerArguments("plugherd-ctrl-usb3", controller)).toEqual({
       ok: true,
       value: { driver: "qemu-xhci", id: "plugherd-ctrl-usb3", bus: "rp0", p2: 8, p3: 8 },
     });
-    expect(controllerArguments({ ...controller, driver: "usb-ehci", slot: null })).toEqual({
+    expect(controllerArguments("plugherd-ctrl-usb3", { ...controller, driver: "usb-ehci", slot: null })).toEqual({
       ok: true,
       value: { driver: "usb-ehci", id: "plugherd-ctrl-usb3" },
     });
   });
   test.each(["a/b", "a b", "", "x".repeat(60), "ü"])("a controller named %j is refused before QEMU sees it", (name) => {
-    expect(controllerArguments({ ...controller, name: name === "" ? "\n" : name })).toMatchObject({
+    const odd = { ...controller, name: name === "" ? "\n" : name };
+    expect(controllerArguments(controllerId(odd.name), odd)).toMatchObject({
       ok: false,
       error: { kind: "terminal" },
     });

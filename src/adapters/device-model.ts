@@ -5,8 +5,8 @@
 import type { ActionError, Attached, NewController, Outcome, Place } from "../model/action.ts";
 import { controllerId, deviceId } from "../model/action.ts";
 import type { ActionOptions, Clock, Domains } from "../model/contracts.ts";
-import type { LiveController, LiveDomain, LiveObject } from "../model/domain.ts";
-import { instanceOf } from "../model/hostdev.ts";
+import type { LiveObject } from "../model/domain.ts";
+import { type HostDevice, instanceOf } from "../model/hostdev.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import {
@@ -20,6 +20,7 @@ import {
   usbHostArguments,
 } from "../protocol/qmp-usb.ts";
 import { idOf, peripheralPath } from "../protocol/qom-usb.ts";
+import type { Life } from "./domain-life.ts";
 import { isPresent, readController, readObject } from "./qemu-monitor.ts";
 import type { QmpError, QmpSession } from "./qmp-client.ts";
 
@@ -29,28 +30,26 @@ export type DeviceModelDeps = {
   readonly timings: Pick<Timings, "findRetriesMs">;
 };
 
-/** What an action may do to the life it acts on. */
-export type Life = {
-  readonly session: QmpSession;
-  readonly seen: () => Pick<LiveDomain, "controllers" | "objects">;
-  /** Why nothing can be sent now; null: go on. */
-  readonly blocked: () => ActionError | null;
-  /** A command's outcome is not known: look before anything else is done. */
-  readonly doubt: () => void;
-  /** Resolves at once where there is no doubt. */
-  readonly settled: () => Promise<void> | null;
-  /** Runs a change. A listing that overlaps it counts for nothing and is repeated. `run` begins in this very tick. */
-  readonly change: <T>(run: () => Promise<T>) => Promise<T>;
-  readonly look: () => void;
-  readonly addObject: (object: LiveObject) => void;
-  readonly removeObject: (path: string) => void;
-  readonly addController: (controller: LiveController, slot: string | null) => void;
+/** What objects are called: on plain QEMU by plugherd, on Xen as libxl does. */
+export type Ids = {
+  readonly device: (device: HostDevice) => string;
+  readonly controller: (controller: NewController) => string;
 };
+export const ownIds: Ids = { device: deviceId, controller: ({ name }) => controllerId(name) };
+
+export type DeviceModelOptions = { readonly life: Life; readonly session: QmpSession; readonly ids: Ids };
 
 const CALLED_OFF = transient("CalledOff", "The action was called off.");
 
-export function createDeviceModel(life: Life, { hostdevice, clock, timings }: DeviceModelDeps): Pick<Domains, "attach" | "detach"> {
-  const { session } = life;
+export type DeviceModel = Pick<Domains, "attach" | "detach"> & {
+  /** Makes a controller that is not there yet; those who need the same one share one making. */
+  make(controller: NewController): Promise<Result<null, ActionError>>;
+};
+
+export function createDeviceModel(
+  { life, session, ids }: DeviceModelOptions,
+  { hostdevice, clock, timings }: DeviceModelDeps,
+): DeviceModel {
   let withNode = hostdevice;
   /** Set once this QEMU has shown that it has no usb-host: each further try would only load a module of another build again. */
   let hopeless: ActionError | null = null;
@@ -80,8 +79,8 @@ export function createDeviceModel(life: Life, { hostdevice, clock, timings }: De
     const waits = [...timings.findRetriesMs];
     let node = withNode;
     while (true) {
-      const sent = session.execute("device_add", usbHostArguments(place, node));
-      const reading = readObject(session, deviceId(place.device));
+      const sent = session.execute("device_add", usbHostArguments(ids.device(place.device), place, node));
+      const reading = readObject(session, ids.device(place.device));
       const reply = await sent;
       if (reply.ok) return accept(place, await reading);
       const { error } = reply;
@@ -124,10 +123,11 @@ export function createDeviceModel(life: Life, { hostdevice, clock, timings }: De
 
   const make = async (controller: NewController): Promise<Result<null, ActionError>> => {
     const aim: Aim = { kind: "controller", controller };
-    const args = controllerArguments(controller);
+    const id = ids.controller(controller);
+    const args = controllerArguments(id, controller);
     if (!args.ok) return args;
     const sent = session.execute("device_add", args.value);
-    const reading = readController(session, controllerId(controller.name));
+    const reading = readController(session, id);
     const reply = await sent;
     if (!reply.ok && !(reply.error.kind === "refused" && isDuplicate(reply.error.desc))) return failed(reply.error, aim);
     const read = await reading;
@@ -137,9 +137,8 @@ export function createDeviceModel(life: Life, { hostdevice, clock, timings }: De
     life.addController(read.value, controller.slot);
     return ok(null);
   };
-  /** Those who need the same new controller share one making. */
   const ensure = (controller: NewController): Promise<Result<null, ActionError>> => {
-    const path = peripheralPath(controllerId(controller.name));
+    const path = peripheralPath(ids.controller(controller));
     if (life.seen().controllers.some((one) => one.path === path)) return Promise.resolve(ok(null));
     let made = making.get(path);
     if (made === undefined) {
@@ -188,6 +187,7 @@ export function createDeviceModel(life: Life, { hostdevice, clock, timings }: De
   };
 
   return {
+    make: ensure,
     attach: (place, options) =>
       hopeless !== null
         ? Promise.resolve(err(hopeless))

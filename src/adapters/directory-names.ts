@@ -11,7 +11,7 @@ import { basename } from "node:path";
 export type NameEvents = {
   /** `moved`: it came or went; else it changed. */
   onName(name: string, moved: boolean): void;
-  /** The directory itself went; another may be in its place. */
+  /** The directory itself went, and another may be in its place; or something in it that has its name. */
   onGone(): void;
   onError(message: string): void;
 };
@@ -19,7 +19,9 @@ export type NameEvents = {
 /** Watches from the moment it returns. @returns ends the watch; nothing is told after */
 export function watchNames(directory: string, events: NameEvents): () => void {
   let watcher: FSWatcher | null = null;
+  let closed = false;
   const close = (): void => {
+    closed = true;
     watcher?.close();
     watcher = null;
   };
@@ -28,10 +30,11 @@ export function watchNames(directory: string, events: NameEvents): () => void {
     events.onError(cause instanceof Error ? cause.message : String(cause));
   };
   const told = (event: string, name: string | null): void => {
-    if (watcher === null || name === null) return;
-    if (name === basename(directory)) {
-      if (event === "rename") events.onGone();
-    } else events.onName(name, event === "rename");
+    if (closed || name === null) return;
+    const moved = event === "rename";
+    // libuv tells of the directory itself by its own name, and something in it may be called the same.
+    if (moved && name === basename(directory)) events.onGone();
+    if (!closed) events.onName(name, moved);
   };
   try {
     watcher = watch(directory, told);

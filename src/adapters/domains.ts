@@ -1,6 +1,7 @@
 /** Contract Domains for plain QEMU: sockets in a directory, and QEMUs that dial in. */
 import { lstat } from "node:fs/promises";
 import type { Socket } from "node:net";
+import { basename } from "node:path";
 import { Observable } from "rxjs";
 import type { ActionError } from "../model/action.ts";
 import type { DomainChange, Domains } from "../model/contracts.ts";
@@ -14,7 +15,7 @@ import { readIdentity } from "./qemu-monitor.ts";
 import type { ListenError } from "./own-socket.ts";
 import { type DialIn, listenForMonitors } from "./qmp-dial-in.ts";
 import { adoptQmp, type QmpSession } from "./qmp-client.ts";
-import { socketName, watchSocketFiles } from "./socket-files.ts";
+import { watchFiles } from "./watched-files.ts";
 
 export type DomainsOptions = Pick<QemuDomainDeps, "timings" | "clock" | "random" | "log"> & {
   /** A socket a QEMU, `NAME.sock`. May be missing. */
@@ -23,12 +24,15 @@ export type DomainsOptions = Pick<QemuDomainDeps, "timings" | "clock" | "random"
   readonly qmpListen: string | null;
   /** Where the host's device nodes are; only where it is `/dev` does QEMU know them by the same path. */
   readonly devDir: string;
+  /** Whether a monitor is that of a domain that somebody else here serves. */
+  readonly isOthers?: (path: string) => Promise<boolean>;
 };
 export type QemuDomains = Domains & {
   /** Whether the dial-in socket is ours; resolves after changes$ is subscribed to. */
   readonly listening: Promise<Result<null, ListenError>>;
 };
 
+const SOCKET_SUFFIX = ".sock";
 /** Domains that are listed at one time: as they appear, and in an audit, which is in no hurry and holds nobody up. */
 const LISTINGS = 32;
 const AUDITS = 2;
@@ -39,7 +43,7 @@ const STARTS_A_TURN = 16;
 
 const GONE: ActionError = transient("DomainGone", "This life of the domain is over.");
 
-export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, random, log }: DomainsOptions): QemuDomains {
+export function createDomains({ qmpDir, qmpListen, devDir, isOthers, timings, clock, random, log }: DomainsOptions): QemuDomains {
   const deps: QemuDomainDeps = {
     timings,
     clock,
@@ -84,6 +88,9 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
     const createPeer = createMonitorPeers(deps);
     const peers = new Map<string, MonitorPeer>();
     const all = new Set<MonitorPeer>();
+    /** Sockets of which it is being asked whose they are. */
+    const asking = new Set<string>();
+    let closed = false;
     /** Sockets of the start that have not answered yet. */
     const firsts = new Set<string>();
     /** Not all in one turn of the event loop: a directory of a thousand sockets is told at once. */
@@ -100,7 +107,22 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
       emit({ kind: "ready" });
     };
     const open = (path: string): void => {
-      const name = socketName(path);
+      if (!readyTold) firsts.add(path);
+      if (isOthers === undefined) {
+        openOwn(path);
+        return;
+      }
+      if (asking.has(path)) return;
+      asking.add(path);
+      void isOthers(path).then((others) => {
+        asking.delete(path);
+        if (others) {
+          if (firsts.delete(path)) tellReady();
+        } else if (!closed && !peers.has(path)) openOwn(path);
+      });
+    };
+    const openOwn = (path: string): void => {
+      const name = basename(path, SOCKET_SUFFIX);
       const first = (): void => {
         if (firsts.delete(path)) tellReady();
       };
@@ -118,7 +140,6 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
       });
       peers.set(path, peer);
       all.add(peer);
-      if (!readyTold) firsts.add(path);
       starting.push(() => peer.start());
       if (starting.length === 1) setImmediate(startSome);
     };
@@ -134,6 +155,7 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
       else if (peers.get(path) === peer) {
         // Another QEMU took the place while the former one still lives; both are served.
         peer.retire();
+        peers.delete(path);
         open(path);
       }
     };
@@ -146,7 +168,8 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
       peer.retire();
       peers.delete(path);
     };
-    const files = watchSocketFiles(qmpDir, {
+    const files = watchFiles(qmpDir, {
+      isWanted: (name) => name.endsWith(SOCKET_SUFFIX),
       onThere: (path) => void appeared(path),
       onGone: (path) => void vanished(path),
       onReady: () => {
@@ -164,6 +187,7 @@ export function createDomains({ qmpDir, qmpListen, devDir, timings, clock, rando
         for (const peer of all) peer.audit();
       },
       close: () => {
+        closed = true;
         files.close();
         for (const peer of all) peer.close();
       },

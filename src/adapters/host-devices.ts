@@ -4,6 +4,7 @@
  * attributes and /sys/dev/char, the node, then the link in /sys/bus/usb/devices and `descriptors`, last the interfaces; at departure the node goes first.
  */
 import { type HostDevice, instanceOf } from "../model/hostdev.ts";
+import { same } from "../model/same.ts";
 import { parseAddress, parseDevice } from "../protocol/sysfs-usb.ts";
 import { createLockedReads } from "./locked-reads.ts";
 import type { Settling } from "./settling.ts";
@@ -66,7 +67,7 @@ export function createHostDevices(
     if (was !== undefined) unindex(was);
     known.set(busid, device);
     byAddress.set(addressOf(device), busid);
-    if (was === undefined || !sameDevice(was, device)) tell(busid, device);
+    if (was === undefined || !same(was, device)) tell(busid, device);
   };
 
   /** Whether the device is on its way out: it had a node, and sysfs only shows it still. */
@@ -164,7 +165,6 @@ export function createHostDevices(
 }
 
 const addressOf = ({ bus, address }: { bus: number; address: number }): string => `${String(bus)}.${String(address)}`;
-const sameDevice = (a: HostDevice, b: HostDevice): boolean => JSON.stringify(a) === JSON.stringify(b);
 /** One enumeration that was told already, with its interfaces at least as well known now: no reason to wait. */
 const isNoWorse = (was: HostDevice | undefined, now: HostDevice): boolean =>
   was !== undefined && instanceOf(was) === instanceOf(now) && (was.interfaces === null || now.interfaces !== null);

@@ -18,7 +18,8 @@ import {
 import type { DomainChange } from "../model/contracts.ts";
 import type { DomainKey } from "../model/domain.ts";
 import { err, type Result } from "../model/result.ts";
-import { createQemuDomain, type QemuDomain, type QemuDomainDeps, UNSEEN } from "./qemu-domain.ts";
+import { UNSEEN } from "./domain-life.ts";
+import { createQemuDomain, type QemuDomain, type QemuDomainDeps } from "./qemu-domain.ts";
 import { adoptQmp, CLOSED_SILENT, type QmpSession } from "./qmp-client.ts";
 import { connectUnix } from "./socket.ts";
 

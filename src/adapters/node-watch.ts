@@ -24,6 +24,11 @@ const NUMBER = /^\d{3}$/;
  * go mean that it may have.
  */
 const BURST = 4096;
+/**
+ * Looks in one turn of the event loop. inotify is read until it is empty before anything else gets its turn, so nothing is looked at while it is:
+ * where events come as fast as they are looked at, monitors would never be heard. Of several events of one node one look is left.
+ */
+const LOOKS_A_TURN = 8;
 
 type Tree = { readonly buses: Map<string, () => void>; readonly end: () => void };
 
@@ -33,6 +38,9 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
   let tree: Tree | null = null;
   let ancestor: FSWatcher | null = null;
   let burst = 0;
+  let planned = false;
+  /** What is to be told, by node or bus. */
+  const due = new Map<string, () => void>();
 
   const drop = (): void => {
     ancestor?.close();
@@ -49,15 +57,28 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
     else waitForTree();
   };
 
-  const count = (): void => {
-    if (burst === 0) {
-      setImmediate(() => {
-        const seen = burst;
-        burst = 0;
-        if (seen >= BURST && !closed) events.onDoubt(`${String(seen)} events at once: some may be lost`);
-      });
+  const plan = (): void => {
+    if (planned) return;
+    planned = true;
+    setImmediate(turn);
+  };
+  const turn = (): void => {
+    planned = false;
+    if (closed) return;
+    if (burst >= BURST) events.onDoubt(`${String(burst)} events at once: some may be lost`);
+    burst = 0;
+    let looks = 0;
+    for (const [key, tell] of due) {
+      due.delete(key);
+      tell();
+      looks += 1;
+      if (looks === LOOKS_A_TURN) break;
     }
+    if (due.size > 0) plan();
+  };
+  const count = (): void => {
     burst += 1;
+    plan();
   };
 
   const watchTree = (): void => {
@@ -70,7 +91,7 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
         buses.get(name)?.();
         buses.delete(name);
         if (exists(join(root, name))) watchBus(buses, name);
-        events.onBus(Number(name));
+        due.set(name, () => events.onBus(Number(name)));
       },
       onGone: gone,
       onError,
@@ -86,9 +107,9 @@ export function createNodeWatch(root: string, events: NodeWatchEvents): NodeWatc
     const close = watchNames(join(root, bus), {
       onName: (name) => {
         count();
-        if (NUMBER.test(name)) events.onNode(Number(bus), Number(name));
+        if (NUMBER.test(name)) due.set(`${bus}/${name}`, () => events.onNode(Number(bus), Number(name)));
       },
-      onGone: () => events.onBus(Number(bus)), // the root's watch tells too, and knows what is in its place
+      onGone: () => undefined, // the root's watch tells, and knows what is in its place
       onError,
     });
     buses.set(bus, close);

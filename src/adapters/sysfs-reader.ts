@@ -1,5 +1,5 @@
 /** Reads single devices out of sysfs and the tree of device nodes. Keeps nothing: every call looks again. */
-import { readdirSync, readlinkSync, realpathSync, statfsSync, statSync } from "node:fs";
+import { lstatSync, readdirSync, readlinkSync, realpathSync, statfsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { parseBusid } from "../model/busid.ts";
 import type { NodeAccess } from "../model/hostdev.ts";
@@ -117,7 +117,9 @@ export function createSysfsReader({ sysfs, dev, mayWait }: { sysfs: string; dev:
       if (!place.ok) return null;
       const names = listSync(directory);
       if (names.length === 0) return null;
-      const attribute = (name: string): string | null => readTextSync(`${directory}/${name}`);
+      // To open what is not there costs more than all the rest: an error is made of it.
+      const there = new Set(names);
+      const attribute = (name: string): string | null => (there.has(name) ? readTextSync(`${directory}/${name}`) : null);
       const busnum = attribute("busnum");
       const devnum = attribute("devnum");
       const at = parseAddress({ busnum, devnum });
@@ -200,7 +202,7 @@ const listSync = (directory: string): readonly string[] => {
 };
 const link = (path: string): string | null => {
   try {
-    return readlinkSync(path);
+    return lstatSync(path, { throwIfNoEntry: false }) === undefined ? null : readlinkSync(path);
   } catch {
     return null;
   }

@@ -1,9 +1,9 @@
 /**
- * A xenstored behind its unix socket, one connection after another: when to connect is the connection machine's. Watches outlive connections.
+ * A xenstored behind its unix socket or the kernel's device, one connection after another: when to connect is the connection machine's. Watches
+ * outlive connections.
  * Source: docs/misc/xenstore.txt. A restarted daemon may come back with an empty or another store, and a watch that is registered fires at once:
  * everything is to be read again.
  */
-import type { Socket } from "node:net";
 import { BehaviorSubject, Observable, type Subscriber } from "rxjs";
 import { createActor, fromPromise } from "xstate";
 import {
@@ -21,12 +21,19 @@ import type { Timings } from "../model/timings.ts";
 import { parseStrings } from "../protocol/xenstore.ts";
 import { createGate } from "./gate.ts";
 import { closedIfLate } from "./monitor-peer.ts";
-import { connectUnix } from "./socket.ts";
 import { AWAY, createXenstoreNodes, errorOf, type XenstoreError, type XenstoreNodes } from "./xenstore-nodes.ts";
-import { createXenstoreSession, type XenstoreSession } from "./xenstore-session.ts";
+import { createXenstoreSession, type XenstoreSession, type XenstoreTransport } from "./xenstore-session.ts";
+import { connectXenstore, XENBUS_DEVICE } from "./xenstore-transport.ts";
 
 /** up: connected, with every watch registered; read everything again. life: 1 for the first connection, and one more for each later one. */
-export type XenstoreChange = { readonly kind: "up"; readonly life: number } | { readonly kind: "down"; readonly message: string };
+export type XenstoreChange =
+  | { readonly kind: "up"; readonly life: number }
+  | {
+      readonly kind: "down";
+      readonly message: string;
+      /** false: no connection has been tried yet. */
+      readonly tried: boolean;
+    };
 export type WatchNews =
   /** Something at or below the watched path may be different: look. Also right after each registration. path: the changed node or the watched one. */
   | { readonly kind: "fired"; readonly path: string }
@@ -55,7 +62,14 @@ export type XenstoreClient = XenstoreNodes & {
   transaction<T>(body: (tx: XenstoreNodes) => Promise<Result<TransactionEnd<T>, XenstoreError>>): Promise<Result<T, XenstoreError>>;
 };
 
-export type XenstoreClientDeps = { readonly timings: Timings; readonly clock: Clock; readonly random: Random; readonly log: Log };
+export type XenstoreClientDeps = {
+  readonly timings: Timings;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** The kernel's way to xenstored, for where the socket is missing. */
+  readonly device?: string;
+};
 
 /** Open ones at a time: more only wait for each other, in conflicts. */
 const MAX_TRANSACTIONS = 8;
@@ -64,9 +78,12 @@ const CLOSED_BY_US = "closed by plugherd";
 
 type Held = { readonly path: string; readonly token: string; readonly out: Subscriber<WatchNews> };
 
-/** @param path - of the daemon's socket */
-export function createXenstoreClient(path: string, { timings, clock, random, log }: XenstoreClientDeps): XenstoreClient {
-  const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet" });
+/** @param path - of the daemon's socket, or of a character device that speaks the same */
+export function createXenstoreClient(
+  path: string,
+  { timings, clock, random, log, device = XENBUS_DEVICE }: XenstoreClientDeps,
+): XenstoreClient {
+  const changes = new BehaviorSubject<XenstoreChange>({ kind: "down", message: "not connected yet", tried: false });
   const held = new Map<string, Held>();
   const transactions = createGate(MAX_TRANSACTIONS);
   const registering = createGate(MAX_REGISTERING);
@@ -102,12 +119,12 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
     }
     const ended = await session.closed;
     if (current === session) current = null;
-    changes.next({ kind: "down", message: ended });
+    changes.next({ kind: "down", message: ended, tried: true });
     if (!signal.aborted) log.warn("xenstored lost", { path, reason: ended });
     return ended;
   };
-  const negotiate = async (socket: Socket): Promise<Result<XenstoreSession, { kind: "failed"; message: string }>> => {
-    const session = createXenstoreSession(socket, { timings, clock }, onEvent);
+  const negotiate = async (transport: XenstoreTransport): Promise<Result<XenstoreSession, { kind: "failed"; message: string }>> => {
+    const session = createXenstoreSession(transport, { timings, clock }, onEvent);
     const answer = await session.request({ op: "read", path: "/" }, { timeoutMs: timings.greetingMs });
     if (answer.ok || answer.error.kind === "refused") return ok(session);
     session.close(answer.error.message);
@@ -116,10 +133,10 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
   const machine = connectionMachine.provide({
     actors: {
       connect: fromPromise<Made, ConnectInput>(({ signal }) =>
-        closedIfLate(connectUnix(path, { timeoutMs: timings.connectMs, clock, signal }), signal, (socket) => socket.destroy()),
+        closedIfLate(connectXenstore(path, { device, timeoutMs: timings.connectMs, clock, signal }), signal, (made) => made.drop()),
       ),
       negotiate: fromPromise<Made, NegotiateInput>(({ input, signal }) =>
-        closedIfLate(negotiate(input.transport as Socket), signal, (session) => session.close(CLOSED_BY_US)),
+        closedIfLate(negotiate(input.transport as XenstoreTransport), signal, (session) => session.close(CLOSED_BY_US)),
       ),
       watch: fromPromise<string, WatchInput>(({ input, signal }) => serve(input.session as XenstoreSession, signal)),
     },
@@ -130,7 +147,8 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
     if (problem === null || value === "connecting" || value === "negotiating" || problem.kind === "closed") return;
     if (problem.kind === "bug") log.error("a bug of plugherd; xenstored is tried again", { path, message: problem.message });
     const last = changes.value;
-    if (!closed && (last.kind === "up" || last.message !== problem.message)) changes.next({ kind: "down", message: problem.message });
+    if (!closed && (last.kind === "up" || last.message !== problem.message))
+      changes.next({ kind: "down", message: problem.message, tried: true });
   });
   const send = (type: ConnectionEvent["type"]): void => {
     if (actor.getSnapshot().status === "active") actor.send({ type });
@@ -187,7 +205,7 @@ export function createXenstoreClient(path: string, { timings, clock, random, log
       send("STOP");
       current?.close(CLOSED_BY_US);
       current = null;
-      changes.next({ kind: "down", message: CLOSED_BY_US });
+      changes.next({ kind: "down", message: CLOSED_BY_US, tried: true });
       changes.complete();
       for (const { out } of [...held.values()]) out.complete();
     },

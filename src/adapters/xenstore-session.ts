@@ -1,18 +1,38 @@
 /** One connection to a xenstored: requests by req_id, watch events. Believes nothing that does not fit, and ends on it. */
-import type { Socket } from "node:net";
 import type { Clock } from "../model/contracts.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import {
   createXenstoreReader,
   formatXenstoreRequest,
+  HEADER_BYTES,
   parseXenstoreMessage,
   type RequestProblem,
   XENSTORE_TYPES,
   type XenstoreMessage,
   type XenstoreRequest,
 } from "../protocol/xenstore.ts";
-import { type OpenSocket, takeSocket } from "./socket.ts";
+import type { SocketUser } from "./socket.ts";
+
+/** What carries a connection's bytes. */
+export type XenstoreTransport = {
+  /** Longest payload of a request that it takes. */
+  readonly maxPayloadBytes: number;
+  /** Takes it over, once. */
+  take(user: SocketUser): XenstoreWire;
+  /** Closes it, taken over or not. */
+  drop(): void;
+};
+export type XenstoreWire = {
+  /**
+   * One whole message.
+   * @param message - a byte a character
+   * @param refused - it was not taken, and no answer comes to it; code: as in an answer, e.g. `EINVAL`
+   */
+  write(message: string, refused: (code: string) => void): void;
+  /** Idempotent; the first reason stands. */
+  close(reason: string): void;
+};
 
 export type SessionError =
   /** The daemon said no. code: e.g. `ENOENT`. */
@@ -55,9 +75,9 @@ type Call = {
   heardAtSend: number;
 };
 
-/** @param socket - connected; ours from here on. onEvent is called as events come: before or after the answer to what caused them */
+/** @param transport - connected; ours from here on. onEvent is called as events come: before or after the answer to what caused them */
 export function createXenstoreSession(
-  socket: Socket,
+  transport: XenstoreTransport,
   { timings, clock }: SessionDeps,
   onEvent: (path: string, token: string) => void,
 ): XenstoreSession {
@@ -75,31 +95,26 @@ export function createXenstoreSession(
     tellClosed = resolve;
   });
 
-  const wire: OpenSocket = takeSocket(
-    socket,
-    {
-      onBytes: (bytes) => {
-        for (const input of reader.push(bytes)) {
-          if (ended !== null) return;
-          heard += 1;
-          receive("kind" in input ? input : parseXenstoreMessage(input));
-        }
-      },
-      onClose: (reason) => {
-        ended = reason;
-        const sent = [...inFlight.values()];
-        const unsent = [...queued.values()];
-        inFlight.clear();
-        queued.clear();
-        late.clear();
-        for (const { settle } of sent) settle(err({ kind: "unanswered", sent: true, message: reason }));
-        for (const { settle } of unsent) settle(err({ kind: "unanswered", sent: false, message: reason }));
-        tellClosed(reason);
-      },
+  const wire = transport.take({
+    onBytes: (bytes) => {
+      for (const input of reader.push(bytes)) {
+        if (ended !== null) return;
+        heard += 1;
+        receive("kind" in input ? input : parseXenstoreMessage(input));
+      }
     },
-    undefined,
-    "latin1",
-  );
+    onClose: (reason) => {
+      ended = reason;
+      const sent = [...inFlight.values()];
+      const unsent = [...queued.values()];
+      inFlight.clear();
+      queued.clear();
+      late.clear();
+      for (const { settle } of sent) settle(err({ kind: "unanswered", sent: true, message: reason }));
+      for (const { settle } of unsent) settle(err({ kind: "unanswered", sent: false, message: reason }));
+      tellClosed(reason);
+    },
+  });
 
   const receive = (message: XenstoreMessage): void => {
     if (message.kind === "malformed") wire.close(`the peer does not speak xenstore: ${message.reason}`);
@@ -126,7 +141,9 @@ export function createXenstoreSession(
   const send = (id: number, call: Call): void => {
     inFlight.set(id, call);
     call.heardAtSend = heard;
-    wire.write(call.bytes);
+    wire.write(call.bytes, (code) => {
+      if (ended === null) answer({ kind: "error", reqId: id, code });
+    });
   };
   const sendQueued = (): void => {
     for (const [id, call] of queued) {
@@ -158,6 +175,9 @@ export function createXenstoreSession(
     const id = nextId();
     const bytes = formatXenstoreRequest(what, id, txId);
     if (!bytes.ok) return Promise.resolve(bytes);
+    const most = transport.maxPayloadBytes;
+    if (bytes.value.length > HEADER_BYTES + most)
+      return Promise.resolve(err({ kind: "too-large", message: `more than ${String(most)} bytes` }));
     return new Promise((resolve) => {
       const timer = clock.setTimeout(() => {
         const sent = inFlight.delete(id);

@@ -57,12 +57,17 @@ export function readYaml(written: string, format: "YAML" | "JSON"): YamlText {
     problems: [{ ...positionOf(lines, offset), message, pointer: "" }],
     brokenNames: [],
   });
+  // What Parser.parse() does, with the count between.
+  const tokens: CST.Token[] = [];
+  const parser = new Parser(lines.addNewLine);
+  lines.addNewLine(0);
   let count = 0;
-  for (const _ of new Lexer().lex(text)) {
+  for (const lexeme of new Lexer().lex(text)) {
     count += 1;
     if (count > MAX_TOKENS) return refuse(0, "the file holds too much to be desired state; split it into a file a domain");
+    tokens.push(...parser.next(lexeme));
   }
-  const tokens = [...new Parser(lines.addNewLine).parse(text)];
+  tokens.push(...parser.end());
   const deep = tooDeep(tokens);
   if (deep !== null) return refuse(deep, `nested more than ${String(MAX_DEPTH)} deep; desired state is at most 7 deep`);
   const composer = new Composer({ version: "1.2", schema: "core", uniqueKeys: false, keepSourceTokens: false });

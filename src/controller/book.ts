@@ -5,7 +5,7 @@
 import { Subject } from "rxjs";
 import type { Clock } from "../model/contracts.ts";
 import type { Cause, ClaimStatus, Condition, DomainStatus } from "../model/status.ts";
-import { same } from "../planner/key-index.ts";
+import { same } from "../model/same.ts";
 import type { Journal } from "./journal.ts";
 import type { Change, HostDeviceStatus, JournalEntry, Snapshot } from "./view.ts";
 

@@ -36,7 +36,8 @@ export type Runner = {
 };
 
 type Machine = typeof claimMachine;
-type Entry = { readonly actor: Actor<Machine>; readonly live: DomainKey };
+/** `step`: how far the action that is under way says it is. */
+type Entry = { readonly actor: Actor<Machine>; readonly live: DomainKey; step: string | null };
 
 export function createRunner(deps: {
   readonly clock: Clock;
@@ -53,8 +54,10 @@ export function createRunner(deps: {
 
   const machine = claimMachine.provide({
     actors: {
-      attach: fromPromise<Outcome, AttachInput>(({ input, signal }) => deps.attach(input.id, input.place, signal, input.onStep)),
-      detach: fromPromise<Outcome, DetachInput>(({ input, signal }) => deps.detach(input.id, input.at, signal, input.onStep)),
+      attach: fromPromise<Outcome, AttachInput>(({ input, signal }) =>
+        deps.attach(input.id, input.place, signal, stepsOf(input.id, signal)),
+      ),
+      detach: fromPromise<Outcome, DetachInput>(({ input, signal }) => deps.detach(input.id, input.at, signal, stepsOf(input.id, signal))),
     },
     delays: {
       backoff: ({ context }) => {
@@ -65,6 +68,17 @@ export function createRunner(deps: {
     },
   });
 
+  /** Kept beside the machine: how far an action is decides nothing. */
+  const stepsOf = (id: string, signal: AbortSignal): ((step: string) => void) => {
+    const entry = entries.get(id);
+    if (entry !== undefined) entry.step = null;
+    return (step) => {
+      if (entry === undefined || signal.aborted || entries.get(id) !== entry) return;
+      entry.step = step;
+      deps.onProgress(id);
+    };
+  };
+
   const drop = (id: string): void => {
     const entry = entries.get(id);
     if (entry === undefined) return;
@@ -73,9 +87,9 @@ export function createRunner(deps: {
     entry.actor.stop();
   };
 
-  const spawn = (id: string, live: DomainKey, owned: Attached | null): Entry => {
-    const actor = createActor(machine, { input: { id, timings, at: owned }, clock });
-    const entry = { actor, live };
+  const spawn = (id: string, live: DomainKey, target: Target, owned: Attached | null): void => {
+    const actor = createActor(machine, { input: { id, timings, at: owned, target }, clock });
+    const entry: Entry = { actor, live, step: null };
     entries.set(id, entry);
     actor.subscribe((snapshot) => {
       if (entries.get(id) !== entry) return;
@@ -84,7 +98,7 @@ export function createRunner(deps: {
       if ((snapshot.value === "attached" || snapshot.value === "detached") && snapshot.context.target !== "stay") drop(id);
       deps.onProgress(id);
     });
-    return entry;
+    actor.start();
   };
 
   return {
@@ -94,11 +108,7 @@ export function createRunner(deps: {
       if (live === null) return;
       const entry = entries.get(id);
       if (entry !== undefined) entry.actor.send({ type: "PLAN", target, owned });
-      else if (!fulfils(owned, target)) {
-        const made = spawn(id, live, owned);
-        made.actor.start();
-        made.actor.send({ type: "PLAN", target, owned });
-      }
+      else if (!fulfils(owned, target)) spawn(id, live, target, owned);
       const after = entries.get(id);
       if (after !== undefined && target === "stay" && !isActing(after)) drop(id);
     },
@@ -109,15 +119,15 @@ export function createRunner(deps: {
       entries.get(id)?.actor.send({ type: "RETRY" });
     },
     progress(id) {
-      const snapshot = entries.get(id)?.actor.getSnapshot();
-      if (snapshot === undefined) return null;
-      const { value, context } = snapshot;
+      const entry = entries.get(id);
+      if (entry === undefined) return null;
+      const { value, context } = entry.actor.getSnapshot();
       if (value !== "attaching" && value !== "detaching" && value !== "backoff" && value !== "stalled") return null;
       return {
         state: value,
         reason: context.problem?.reason ?? null,
         message: context.problem?.message ?? null,
-        step: context.step,
+        step: value === "attaching" || value === "detaching" ? entry.step : null,
         failures: context.failures,
         nextTryAt: nextTries.get(id) ?? null,
       };

@@ -159,9 +159,7 @@ export function createController(contracts: Contracts, options: ControllerOption
     const all = early;
     early = [];
     log.info("every source has reported", { devices: knownHost.size });
-    // What entries are matched with comes before them: decided once, and not anew for every device.
-    const files = all.filter(({ kind }) => kind === "forced");
-    reconciler.applyInSlices([...all.filter(({ kind }) => kind !== "forced"), ...files], because("start"), () => {
+    reconciler.applyInSlices(inBestOrder(all), because("start"), () => {
       if (stopped) return;
       ready = true;
       book.note({ domain: null, device: null, kind: "daemon", reason: "Ready", message: "Every source has reported; reconciling." });
@@ -276,6 +274,25 @@ export function createController(contracts: Contracts, options: ControllerOption
       },
     },
   };
+}
+
+/**
+ * So that each thing is decided once: what entries are matched with before the entries, and a domain beside the file of its name. Changes of
+ * the same thing keep their order; any order leads to the same plans.
+ */
+function inBestOrder(changes: readonly WorldChange[]): readonly WorldChange[] {
+  const names = new Map(
+    changes.flatMap((one) => (one.kind === "live" && one.domain !== null ? [[one.key, one.domain.name ?? one.key]] : [])),
+  );
+  const others: WorldChange[] = [];
+  const groups = new Map<string, WorldChange[]>();
+  for (const change of changes) {
+    const group = change.kind === "forced" ? change.name : change.kind === "live" ? (names.get(change.key) ?? change.key) : null;
+    const list = group === null ? others : (groups.get(group) ?? []);
+    if (group !== null) groups.set(group, list);
+    list.push(change);
+  }
+  return [...others, ...[...groups.values()].flat()];
 }
 
 /** How many devices are attached for claims in all (null), or would be detached if this domain's file were gone. */

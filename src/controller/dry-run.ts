@@ -2,7 +2,7 @@
 import { fulfils } from "../machines/claim.ts";
 import type { DesiredDomain } from "../model/desired.ts";
 import type { ClaimPlan, Planner, World } from "../model/world.ts";
-import { same } from "../planner/key-index.ts";
+import { same } from "../model/same.ts";
 import { planAll } from "../planner/plan.ts";
 import { leftAfter } from "./left-behind.ts";
 import type { PlannedChange } from "./view.ts";

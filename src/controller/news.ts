@@ -1,7 +1,7 @@
 /** What of a change is news to whoever waits for something: nothing where it tells the same again, little where it shows what we do ourselves. */
 import type { LiveDomain } from "../model/domain.ts";
 import type { World, WorldChange } from "../model/world.ts";
-import { same } from "../planner/key-index.ts";
+import { same } from "../model/same.ts";
 
 /** Claims whose action has failed so often in a row hear no echo: their wait is not cut short by what they bring about themselves. */
 export const ECHO_FAILURES = 3;

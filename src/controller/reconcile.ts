@@ -22,7 +22,7 @@ import {
   type Veto,
   type WorldChange,
 } from "../model/world.ts";
-import { same } from "../planner/key-index.ts";
+import { same } from "../model/same.ts";
 import { createPlanner } from "../planner/plan.ts";
 import { createRunner, type Runner } from "./claims.ts";
 import { createHistory, type History, type Holder } from "./history.ts";
@@ -94,7 +94,7 @@ export function createReconciler(
       const outcome = await contracts.domains.detach(at, { signal, onStep });
       // The observation comes before the answer, and an orphan that is seen gone is forgotten: then its action is called off, and done.
       const seen = planner.world.domains.get(at.domain)?.objects.some(({ path }) => path === at.path) === true;
-      events.acted(id, `device_del ${at.path}`, outcome.ok || !seen ? null : outcome.error);
+      events.acted(id, `${verbOf(at.path)} ${at.path}`, outcome.ok || !seen ? null : outcome.error);
       return outcome;
     },
     onProgress: (id) => {
@@ -321,6 +321,11 @@ export function createReconciler(
     }
   };
 
+  /** What sits where a veto was told. */
+  const vetoed = (): readonly HostDevice[] => {
+    const busids = new Set([...planner.world.vetoes.keys()].map((instance) => instance.slice(0, instance.lastIndexOf("@"))));
+    return [...busids].flatMap((busid) => planner.world.host.get(busid) ?? []);
+  };
   const review = async (device: HostDevice): Promise<void> => {
     const instance = instanceOf(device);
     const vetoes = vetoesOf(await contracts.host.inUse(device));
@@ -335,8 +340,7 @@ export function createReconciler(
     apply,
     applyInSlices,
     async audit() {
-      const vetoed = [...planner.world.host.values()].filter((device) => planner.world.vetoes.has(instanceOf(device)));
-      for (const device of vetoed) await review(device);
+      for (const device of vetoed()) await review(device);
       for (const id of [...restless]) {
         const plan = planner.claims.get(id);
         restless.delete(id);
@@ -346,11 +350,7 @@ export function createReconciler(
     async retry(ids) {
       for (const id of ids) {
         history.forgive(id);
-        const busids = new Set([...planner.world.vetoes.keys()].map((instance) => instance.slice(0, instance.lastIndexOf("@"))));
-        for (const busid of busids) {
-          const device = planner.world.host.get(busid);
-          if (device !== undefined) await review(device);
-        }
+        for (const device of vetoed()) await review(device);
         runner.retry(id);
       }
     },
@@ -390,3 +390,6 @@ const vetoesOf = (inUse: InUse): Veto[] => [
     ? [{ builtIn: "default-route", message: `The host's default route goes over it: ${inUse.routes.join(", ")}.` } as const]
     : []),
 ];
+
+/** A record in xenstore is cleared; an object in QEMU removed. */
+const verbOf = (path: string): string => (path.startsWith("/machine/") ? "device_del" : "clear");

@@ -100,7 +100,14 @@ const CONTENT: ReadonlySet<Phase> = new Set<Phase>(["Attached", "WaitingForHost"
 const BUSY: ReadonlySet<Phase> = new Set<Phase>(["Attaching", "Detaching", "BackingOff", "WaitingForFrontend", "Flapping"]);
 const NEEDS_PERSON: ReadonlySet<Phase> = new Set<Phase>(["Stalled", "Contested", "Denied", "Ambiguous", "Conflict"]);
 
-export function domainConditions(plan: DomainPlan, forced: ForcedDomain | undefined, claims: readonly ClaimStatus[]): Condition[] {
+const capital = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}`;
+
+export function domainConditions(
+  plan: DomainPlan,
+  forced: ForcedDomain | undefined,
+  claims: readonly ClaimStatus[],
+  live: LiveDomain | undefined,
+): Condition[] {
   const required = new Set(forced?.spec.devices.filter((device) => device.required).map((device) => device.name));
   const isThere = ({ phase, guest }: ClaimStatus): boolean => phase === "Attached" || (phase === "Paused" && guest?.attached === true);
   const missing = claims.filter((claim) => required.has(claim.name) && !isThere(claim));
@@ -141,6 +148,9 @@ export function domainConditions(plan: DomainPlan, forced: ForcedDomain | undefi
         : stuck.length > 0
           ? [{ type: "Stalled", status: "True", reason: stuck[0]?.reason ?? stuck[0]?.phase ?? "", message: `${list(stuck)}.` } as const]
           : []),
+    ...(live?.xen?.notSaveable == null
+      ? []
+      : [{ type: "NotSaveable", status: "True", reason: "NotSaveable", message: `${capital(live.xen.notSaveable)}.` } as const]),
     ...plan.drift.map((message) => ({ type: "ControllerDrift", status: "True", reason: "ControllerDrift", message }) as const),
   ];
 }
@@ -180,9 +190,12 @@ export function domainStatus(
               ours: controller.ours,
               occupied: controller.occupied,
             })),
-            others: orphans.map((orphan) => ({ path: orphan.at.path, text: orphan.why })),
+            others: [
+              ...orphans.map((orphan) => ({ path: orphan.at.path, text: orphan.why })),
+              ...(live.xen?.phantoms ?? []).map((text) => ({ path: `/libxl/${String(live.xen?.domid ?? 0)}/device/vusb`, text })),
+            ],
           },
-    conditions: domainConditions(plan, forced, claims),
+    conditions: domainConditions(plan, forced, claims, live),
     devices: { total: claims.length, attached: claims.filter((claim) => claim.phase === "Attached").length },
   };
 }

@@ -12,13 +12,11 @@ import type { Target } from "../model/world.ts";
 /**
  * PLAN: where it should be and what was seen in place for it. The same again is no news and cuts no backoff short.
  * NUDGE: something that it may have waited for has changed: try now. RETRY: a person says so: also out of `stalled`.
- * STEP: the action that is under way says how far it is.
  */
 export type ClaimEvent =
   | { readonly type: "PLAN"; readonly target: Target; readonly owned: Attached | null }
   | { readonly type: "NUDGE" }
-  | { readonly type: "RETRY" }
-  | { readonly type: "STEP"; readonly step: string };
+  | { readonly type: "RETRY" };
 
 export type ClaimInput = {
   /** Handed on to the actions, so that they can tell whose they are. */
@@ -26,6 +24,8 @@ export type ClaimInput = {
   readonly timings: Timings;
   /** What was seen in place at the start. */
   readonly at: Attached | null;
+  /** Left out: until told otherwise a device stays where it was found. */
+  readonly target?: Target;
 };
 export type ClaimContext = ClaimInput & {
   /** The newest observation; differs from `at` only while an action is under way. */
@@ -34,13 +34,12 @@ export type ClaimContext = ClaimInput & {
   /** Actions that failed in a row since the target last changed. */
   readonly failures: number;
   readonly problem: ActionError | null;
-  readonly step: string | null;
   /** The target changed while the action was under way: its failure says nothing about the new one. */
   readonly stale: boolean;
 };
 
-export type AttachInput = { readonly id: string; readonly place: Place; readonly onStep: (step: string) => void };
-export type DetachInput = { readonly id: string; readonly at: Attached; readonly onStep: (step: string) => void };
+export type AttachInput = { readonly id: string; readonly place: Place };
+export type DetachInput = { readonly id: string; readonly at: Attached };
 
 const TIMED_OUT = err({ kind: "transient", reason: "TimedOut", message: "The action did not end in time; it is tried again." } as const);
 
@@ -113,20 +112,18 @@ export const claimMachine = setup({
     catchUp: assign(({ context }) => ({ at: context.seen, problem: null })),
     record: assign(({ context }, outcome: Outcome) =>
       outcome.ok
-        ? { at: outcome.value, seen: outcome.value, failures: 0, problem: null, step: null }
+        ? { at: outcome.value, seen: outcome.value, failures: 0, problem: null }
         : context.stale
-          ? { at: context.seen, step: null }
-          : { at: context.seen, failures: context.failures + 1, problem: outcome.error, step: null },
+          ? { at: context.seen }
+          : { at: context.seen, failures: context.failures + 1, problem: outcome.error },
     ),
     forgive: assign({ problem: null }),
     forget: assign({ problem: null, failures: 0 }),
-    begin: assign({ stale: false, step: null }),
-    note: assign((_, step: string) => ({ step })),
+    begin: assign({ stale: false }),
   },
 }).createMachine({
   id: "claim",
-  // Until told otherwise a device stays where it was found: a restarted daemon detaches nothing.
-  context: ({ input }) => ({ ...input, seen: input.at, target: "stay", failures: 0, problem: null, step: null, stale: false }),
+  context: ({ input: { target = "stay", ...input } }) => ({ ...input, target, seen: input.at, failures: 0, problem: null, stale: false }),
   initial: "settle",
   on: {
     PLAN: [
@@ -136,7 +133,6 @@ export const claimMachine = setup({
         actions: [{ type: "replan", params: ({ event }) => event }, "catchUp"],
       },
     ],
-    STEP: { actions: { type: "note", params: ({ event }) => event.step } },
   },
   states: {
     // Left at once: goes on from where the device is, not from where it was going.
@@ -157,11 +153,7 @@ export const claimMachine = setup({
       invoke: {
         id: "attach",
         src: "attach",
-        input: ({ context, self }) => ({
-          id: context.id,
-          place: placeOf(context.target),
-          onStep: (step) => self.send({ type: "STEP", step }),
-        }),
+        input: ({ context }) => ({ id: context.id, place: placeOf(context.target) }),
         onDone: {
           target: "settle",
           actions: { type: "record", params: ({ event: { output } }) => (output.ok && output.value === null ? NOT_SEEN : output) },
@@ -176,7 +168,7 @@ export const claimMachine = setup({
       invoke: {
         id: "detach",
         src: "detach",
-        input: ({ context, self }) => ({ id: context.id, at: attachedOf(context.at), onStep: (step) => self.send({ type: "STEP", step }) }),
+        input: ({ context }) => ({ id: context.id, at: attachedOf(context.at) }),
         onDone: { target: "settle", actions: { type: "record", params: ({ event }) => event.output } },
         onError: { target: "settle", actions: { type: "record", params: ({ event }) => bug(event.error) } },
       },

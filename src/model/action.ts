@@ -2,6 +2,7 @@
 import type { HostDevice } from "./hostdev.ts";
 import type { DomainKey } from "./domain.ts";
 import type { Result } from "./result.ts";
+import type { UsbVersion } from "./usbctrl.ts";
 
 /** Where a device goes: one enumeration of a host device, a controller, a root port on it (1-based). */
 export type Place = {
@@ -19,8 +20,10 @@ export type NewController = {
   readonly name: string;
   readonly driver: string;
   readonly ports: number;
-  /** PCI bus it goes on, one of LiveDomain.freeSlots; null: none is free (tried all the same where the bus is not known). */
+  /** PCI bus it goes on, one of LiveDomain.freeSlots; null: none is free (tried all the same where the bus is not known), or Xen's. */
   readonly slot: string | null;
+  /** Only in a domain of Xen's: the devid of its record. */
+  readonly xen?: { readonly devid: number; readonly version: UsbVersion };
 };
 
 /** What a machine's action works on: the object that stands (or stood) for a device in a domain. */
@@ -49,3 +52,12 @@ export const CONTROLLER_PREFIX = "plugherd-ctrl-";
 export const deviceId = (device: Pick<HostDevice, "bus" | "address" | "inode">): string =>
   `${DEVICE_PREFIX}${String(device.bus)}-${String(device.address)}-${String(device.inode)}`;
 export const controllerId = (name: string): string => `${CONTROLLER_PREFIX}${name}`;
+/** Ids that libxl gives, and we in its domains, so that `xl` finds what is ours (xen: tools/libs/light/libxl_usb.c). */
+export const xenDeviceId = ({ bus, address }: Pick<HostDevice, "bus" | "address">): string => `xenusb-${String(bus)}-${String(address)}`;
+export const xenControllerId = (devid: number): string => `xenusb-${String(devid)}`;
+/** LiveController.bus of what a new controller becomes. */
+export const busOf = ({ name, driver, xen }: Pick<NewController, "name" | "driver" | "xen">): string => {
+  if (xen === undefined) return `${controllerId(name)}.0`;
+  const devid = String(xen.devid);
+  return driver === "usbback" ? `usbback-${devid}` : driver === "qusb" ? `xen-qusb-${devid}.0` : `${xenControllerId(xen.devid)}.0`;
+};

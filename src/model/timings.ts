@@ -41,6 +41,22 @@ export type Timings = {
   /** A xenstore transaction that meets others is tried so often, each time after up to so long times the tries made. */
   readonly transactionTries: number;
   readonly transactionBackoffMs: number;
+  /** One `xl list -v`; it took some 30 ms on the testbed, and asks the hypervisor once a domain. */
+  readonly xlMs: number;
+  /** Wait for a lock of libxl's; libxl gives a QMP command 10 s, and holds the lock as long (libxl_internal.h, LIBXL_QMP_CMD_TIMEOUT). */
+  readonly libxlLockMs: number;
+  /** Wait for a new paravirtual controller's backend (libxl_internal.h, LIBXL_INIT_TIMEOUT). */
+  readonly backendMs: number;
+  /** Wait for QEMU's paravirtual backend to follow a port's record; it took 0.3 s at most on the testbed. */
+  readonly qusbMs: number;
+  /** A record and its object that disagree are judged once they have stayed so; `xl` was seen to take 0.4 s between the two. */
+  readonly recordSettleMs: number;
+  /** A controller's record without a controller is waited for so long from its last change, before another is made. */
+  readonly phantomMs: number;
+  /** One write to a driver's `bind` or `unbind`: the kernel answers once the driver has probed or let go of the interface, a slow disk's after seconds. */
+  readonly driverMs: number;
+  /** One command to a qemu-traditional, and before it the wait for its state; xend waited as long for it (tools/python/xen/xend/image.py). */
+  readonly dmCommandMs: number;
   /** Default length of an operator's hold. */
   readonly holdMs: number;
 };
@@ -70,5 +86,13 @@ export const defaultTimings: Timings = {
   findRetriesMs: [20, 50, 100],
   transactionTries: 10,
   transactionBackoffMs: 5,
+  xlMs: 10_000,
+  libxlLockMs: 12_000,
+  backendMs: 10_000,
+  qusbMs: 3_000,
+  recordSettleMs: 1_000,
+  phantomMs: 10_000,
+  driverMs: 10_000,
+  dmCommandMs: 10_000,
   holdMs: 3_600_000,
 };

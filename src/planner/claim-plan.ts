@@ -96,13 +96,41 @@ function stalled({ draft, badPolicy, placement }: ClaimInput): readonly Verdict[
     found.push(verdictOf("Stalled", "InvalidPolicy", `the host policy is not valid: ${badPolicy[0] ?? "it cannot be read"}; correct it`));
   }
   if (placement?.kind === "nowhere") {
-    found.push(
-      placement.wait
-        ? verdictOf("Attaching", "WaitingForRelease", `it waits for a port: ${placement.message}`)
-        : verdictOf("Stalled", placement.reason, placement.message),
-    );
+    found.push(unplaced(placement));
   }
   return found;
+}
+
+function unplaced({ wait, reason, message }: Placement & { readonly kind: "nowhere" }): Verdict {
+  if (wait === "port") return verdictOf("Attaching", "WaitingForRelease", `it waits for a port: ${message}`);
+  if (wait === "controller") return verdictOf("Attaching", "WaitingForController", message);
+  return wait === "frontend" ? verdictOf("WaitingForFrontend", "FrontendClosed", message) : verdictOf("Stalled", reason, message);
+}
+
+/** Somebody is at work on it, or was cut off in the middle. */
+function unsettled({ draft: { owned } }: ClaimInput): Verdict | null {
+  return owned?.object.unsettled === true
+    ? verdictOf(
+        "Attaching",
+        "Unsettled",
+        `its record and the domain's QEMU do not agree; another tool may be at work, so it is judged in a moment`,
+      )
+    : null;
+}
+
+/** In place, as far as the host goes; the system inside has to take it (product.md §4, PV). */
+function unconnected({ draft, authority }: ClaimInput): Verdict | null {
+  const { owned, won } = draft;
+  const controller = owned === null ? undefined : authority.live?.controllers.find(({ bus }) => bus === owned.object.bus);
+  if (!won || controller?.link === undefined || controller.link === "connected") return null;
+  const name = controller.name ?? controller.bus;
+  return controller.link === "closed"
+    ? verdictOf("WaitingForFrontend", "FrontendClosed", `the system inside has closed controller ${name}; load its driver (xen-hcd) again`)
+    : verdictOf(
+        "WaitingForFrontend",
+        "FrontendNotConnected",
+        `it is on controller ${name}, which the system inside has not connected to; load its driver there (Linux: modprobe xen-hcd)`,
+      );
 }
 
 /** Everything that applies, the first by precedence shown; null: nothing stands in its way. */
@@ -128,6 +156,8 @@ function verdictFor(input: ClaimInput): Verdict | null {
     idle ? null : ambiguous(input),
     counted(input),
     ...stalled(input),
+    unconnected(input),
+    unsettled(input),
     ...(draft.owned === null ? input.waits : []),
   ].filter((verdict) => verdict !== null);
   return all.sort((a, b) => phaseRank(a.phase) - phaseRank(b.phase))[0] ?? null;
@@ -183,10 +213,16 @@ function remarkFor({ draft, badPolicy }: ClaimInput): ClaimPlan["remark"] {
       message: `${list} match ${entry.device.name} too and change nothing; \`serial\` or \`port\` tells them apart.`,
     };
   }
-  return owned === null || owned.object.ours
-    ? null
-    : { reason: "Adopted", message: `Somebody else attached it, as ${owned.object.path}; it is kept.` };
+  if (owned === null) return null;
+  const { remark } = owned.object;
+  if (remark !== undefined) return { reason: remark, message: REMARKS[remark] };
+  return owned.object.ours ? null : { reason: "Adopted", message: `Somebody else attached it, as ${owned.object.path}; it is kept.` };
 }
+
+const REMARKS = {
+  Unconfirmed: "It is recorded in xenstore; nothing here can tell whether the system inside has it.",
+  Unverified: "The device model (qemu-traditional) said that it was added, which it also says when it was not; look inside the domain.",
+} as const;
 
 export function planClaim(input: ClaimInput): ClaimPlan {
   const { draft, authority } = input;

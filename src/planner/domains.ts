@@ -77,6 +77,8 @@ export function authorityOf(forced: ForcedDomain, lives: readonly LiveDomain[], 
     return { ...NOBODY, live, silent, verdict: { phase: "Stalled", reason: "InvalidFile", message } };
   }
   const observes = spec.mode === "observe";
+  const obstacle = live.xen?.obstacle ?? null;
+  if (obstacle !== null) return { ...NOBODY, live, silent, observes, verdict: obstacle };
   if (silent) return { ...NOBODY, live, silent, observes, verdict: deaf(live) };
   if (isShutDown(live)) {
     const message = `the domain is ${live.state} and kept; its devices are given back until it runs again`;

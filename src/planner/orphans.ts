@@ -10,8 +10,9 @@ import type { Entry, View } from "./view.ts";
 
 const orphanId = (live: string, path: string): string => `${live} ${path}`;
 
-/** The command that a person clears an object with, at the domain's own monitor. */
-const clearWith = ({ id, path }: LiveObject): string => `device_del ${id ?? path}`;
+/** The command that a person clears an object with, at the domain's own monitor; a record of Xen's, in the host's shell. */
+const clearWith = ({ id, path }: LiveObject): string =>
+  path.startsWith("/machine/") ? `device_del ${id ?? path}` : path.includes("/port/") ? `xenstore-write ${path} ""` : `xenstore-rm ${path}`;
 
 /** What files that mean this live domain say of it; the most careful of them counts. */
 function governing(view: View, live: string): readonly ForcedDomain[] {

@@ -1,10 +1,10 @@
 /** Where in a domain each device goes (product.md §2, "Where in the domain"; §9). What is in place stays in place. */
-import { CONTROLLER_PREFIX, controllerId, type NewController } from "../model/action.ts";
+import { busOf, CONTROLLER_PREFIX, type NewController } from "../model/action.ts";
 import type { DesiredController, DesiredDevice } from "../model/desired.ts";
 import type { LiveController, LiveDomain } from "../model/domain.ts";
 import type { HostDevice } from "../model/hostdev.ts";
 import { speedFits } from "../model/usbctrl.ts";
-import { makeable, slotHint } from "./make.ts";
+import { automaticModel, type Makeable, makeable, slotHint, type Unmakeable } from "./make.ts";
 
 export type Spot = { readonly bus: string; readonly port: number };
 export type PlaceRequest = {
@@ -18,8 +18,12 @@ export type PlaceRequest = {
 };
 export type Placement =
   | (Spot & { readonly kind: "placed"; readonly create: NewController | null; readonly why: string })
-  /** `wait`: a port will be free as soon as what leaves it has left. */
-  | { readonly kind: "nowhere"; readonly wait: boolean; readonly reason: string; readonly message: string };
+  | { readonly kind: "nowhere"; readonly wait: Wait | null; readonly reason: string; readonly message: string };
+/**
+ * What it waits for by itself. port: what leaves it is on its way. controller: somebody is making one. frontend: the system inside has closed
+ * the controller.
+ */
+export type Wait = "port" | "controller" | "frontend";
 
 type PlaceWorld = {
   readonly live: LiveDomain;
@@ -33,8 +37,6 @@ type PlaceWorld = {
   readonly leaving: readonly Spot[];
 };
 
-const DEFAULT_PORTS = 8;
-const DEFAULT_DRIVER = "qemu-xhci";
 const spotKey = ({ bus, port }: Spot): string => `${bus} ${String(port)}`;
 
 /** A controller with its ports, there or to be made. */
@@ -45,20 +47,32 @@ type Rack = {
   readonly limits: Pick<LiveController, "minSpeed" | "maxSpeed" | "version">;
   readonly live: boolean;
   readonly ours: boolean;
+  readonly pv: boolean;
   /** To be called when the first device is put on it; null: cannot be made after all. */
   readonly make: (() => NewController | null) | null;
 };
+
+/** What a domain's own configuration can have instead. */
+const ownLine = ({ xen, type }: LiveDomain): string =>
+  xen === undefined
+    ? "-device qemu-xhci,id=usb,p2=8,p3=8"
+    : `usbctrl=["type=${type === "hvm" ? "devicemodel,version=3" : "qusb,version=2"},ports=8"]`;
 
 const byName = (a: LiveController, b: LiveController): number => {
   const [x, y] = [a.name ?? a.bus, b.name ?? b.bus];
   return x.length - y.length || (x < y ? -1 : x > y ? 1 : 0);
 };
 
-const nowhere = (message: string, wait = false): Placement => ({ kind: "nowhere", wait, reason: "NoController", message });
+const nowhere = (message: string, wait: Wait | null = null): Placement => ({ kind: "nowhere", wait, reason: "NoController", message });
+const unmakeable = ({ reason, message }: Unmakeable): Placement => ({ kind: "nowhere", wait: null, reason, message });
+const isMakeable = (model: Makeable | Unmakeable): model is Makeable => "driver" in model;
+const isClosed = ({ link }: LiveController): boolean => link === "closed";
+const closed = (name: string): Placement =>
+  nowhere(`the system inside has closed controller ${name}; it goes on when its driver (xen-hcd) is loaded again`, "frontend");
 
 const tooSlow = ({ device }: PlaceRequest, name: string): Placement => ({
   kind: "nowhere",
-  wait: false,
+  wait: null,
   reason: "SpeedMismatch",
   message: `it runs at ${String(device.speed)} Mb/s, which controller ${name} does not take; name an xHCI controller (\`version: 3\`)`,
 });
@@ -88,7 +102,16 @@ class Floor {
   }
 
   private rackOf(live: LiveController): Rack {
-    return { name: live.name ?? live.bus, bus: live.bus, ports: live.ports, limits: live, live: true, ours: live.ours, make: null };
+    return {
+      name: live.name ?? live.bus,
+      bus: live.bus,
+      ports: live.ports,
+      limits: live,
+      live: true,
+      ours: live.ours,
+      pv: live.link !== undefined,
+      make: null,
+    };
   }
 
   /** The controller that a file calls `name`: ours before one of somebody else. */
@@ -98,46 +121,63 @@ class Floor {
   }
 
   private slot(): string | null | undefined {
-    const { freeSlots, machine } = this.live;
+    const { freeSlots, machine, xen } = this.live;
+    if (xen !== undefined) return null; // as libxl, which leaves the slot to QEMU
     const next = freeSlots[this.making.size];
     if (next !== undefined) return next;
     if (freeSlots.includes("pci.0")) return "pci.0";
     return machine === null ? null : undefined;
   }
 
-  private newRack(name: string, driver: string, ports: number, limits: Rack["limits"]): Rack {
+  private newRack(name: string, { driver, ports, ...limits }: Makeable): Rack {
+    const { xen } = this.live;
+    const made =
+      this.making.get(name) ??
+      ({
+        name,
+        driver,
+        ports,
+        slot: this.slot() ?? null,
+        ...(xen === undefined ? {} : { xen: { devid: xen.nextDevid + this.making.size, version: limits.version } }),
+      } satisfies NewController);
     const make = (): NewController | null => {
-      const known = this.making.get(name);
-      if (known !== undefined) return known;
-      const slot = this.slot();
-      if (slot === undefined) return null;
-      const made = { name, driver, ports, slot };
-      this.making.set(name, made);
+      if (!this.making.has(name)) {
+        if (this.slot() === undefined) return null;
+        this.making.set(name, made);
+      }
       return made;
     };
-    return { name, bus: `${controllerId(name)}.0`, ports, limits, live: false, ours: true, make };
+    return { name, bus: busOf(made), ports, limits, live: false, ours: true, pv: limits.kind === "pv", make };
   }
 
   /** @returns the rack of a declared controller, or why there is none */
-  private declared(controller: DesiredController): Rack | string {
+  private declared(controller: DesiredController): Rack | Unmakeable {
     const live = this.liveNamed(controller.name);
     if (live !== undefined) return this.rackOf(live);
     const model = makeable(controller, this.live);
-    return typeof model === "string" ? model : this.newRack(controller.name, model.driver, model.ports, model);
+    return isMakeable(model) ? this.newRack(controller.name, model) : model;
   }
 
   /** A controller that nobody asked for, where `controllers:` is left out. */
   private automatic(): Rack | null {
     const { live } = this;
-    if (this.world.declared !== null || (live.drivers !== null && !live.drivers.includes(DEFAULT_DRIVER))) return null;
+    if (this.world.declared !== null || this.isPending()) return null;
+    const model = automaticModel(live);
+    if (!isMakeable(model)) return null;
     for (let n = 0; ; n += 1) {
-      const name = `hci${String(n)}`;
+      const name = `${model.kind === "pv" ? "pv" : "hci"}${String(n)}`;
       const known = live.controllers.some((c) => c.name === name || c.path.endsWith(`/${CONTROLLER_PREFIX}${name}`));
       if (known) continue;
-      const rack = this.newRack(name, DEFAULT_DRIVER, DEFAULT_PORTS, { minSpeed: null, maxSpeed: null, version: 3 });
+      const rack = this.newRack(name, model);
       const full = this.making.has(name) && !this.ports(rack, 0).some((port) => !this.isUsed(rack.bus, port));
       if (!full) return rack;
     }
+  }
+
+  /** Whether a controller may yet appear, or be opened again, that makes another one needless (product.md §2). */
+  private isPending(): boolean {
+    const { xen, controllers } = this.live;
+    return xen !== undefined && (xen.pending.length > 0 || controllers.some(isClosed));
   }
 
   private isUsed(bus: string, port: number): boolean {
@@ -173,9 +213,12 @@ class Floor {
     const { entry, device } = request;
     const declared = this.world.declared?.find((controller) => controller.name === name);
     const live = this.liveNamed(name);
+    if (live === undefined && this.live.xen?.pending.includes(name) === true)
+      return nowhere(`controller ${name} is being made`, "controller");
     const rack = live !== undefined ? this.rackOf(live) : declared !== undefined ? this.declared(declared) : null;
     if (rack === null) return nowhere(`the domain has no controller ${name}, and its file declares none of that name`);
-    if (typeof rack === "string") return nowhere(rack);
+    if ("reason" in rack) return unmakeable(rack);
+    if (live !== undefined && isClosed(live)) return closed(name);
     if (speedFits(rack.limits, device.speed) === "no") return tooSlow(request, name);
     return entry.guestPort === null ? this.placeOnAny(request, rack) : this.placeAt(rack, entry.guestPort);
   }
@@ -194,10 +237,14 @@ class Floor {
     if (port !== undefined)
       return this.put(rack, port, `the file says controller ${rack.name}; port ${String(port)} is free`) ?? this.noSlot();
     const message = `all ${String(rack.ports)} ports of controller ${rack.name} are taken; free one or name another controller`;
-    return nowhere(message, this.isLeft(rack));
+    return nowhere(message, this.isLeft(rack) ? "port" : null);
   }
 
   private freePort({ index }: PlaceRequest, rack: Rack): number | undefined {
+    const own = index + 1;
+    const isNamed = this.world.entries.some(({ controller, guestPort }) => guestPort === own && controller === rack.name);
+    // The rule's first answer, and nearly always the one: no need to put all ports in order for it.
+    if (own <= rack.ports && !isNamed && !this.isUsed(rack.bus, own)) return own;
     return this.ports(rack, index).find((port) => !this.isUsed(rack.bus, port));
   }
 
@@ -208,18 +255,27 @@ class Floor {
 
   /** Racks in the order in which a device without `controller:` takes them. */
   private racks(): readonly Rack[] {
-    const ours = this.live.controllers.filter((controller) => controller.ours).sort(byName);
-    const wanted = (this.world.declared ?? []).map((controller) => this.declared(controller)).filter((rack) => typeof rack !== "string");
+    const usable = this.live.controllers.filter((controller) => !isClosed(controller));
+    const ours = usable.filter((controller) => controller.ours).sort(byName);
+    const wanted = (this.world.declared ?? [])
+      .flatMap((controller): readonly Rack[] => {
+        const rack = this.declared(controller);
+        return "reason" in rack ? [] : [rack];
+      })
+      .filter((rack) => !rack.live || usable.some(({ bus }) => bus === rack.bus));
     const declared = new Set(wanted.filter(({ live }) => live).map(({ bus }) => bus));
-    const present = this.live.controllers.filter((controller) => !controller.ours && !declared.has(controller.bus)).sort(byName);
+    const present = usable.filter((controller) => !controller.ours && !declared.has(controller.bus)).sort(byName);
     const automatic = this.automatic();
-    return [
+    const racks = [
       ...wanted.filter(({ live }) => live),
       ...ours.filter(({ bus }) => !declared.has(bus)).map((controller) => this.rackOf(controller)),
       ...wanted.filter(({ live }) => !live),
       ...present.map((controller) => this.rackOf(controller)),
       ...(automatic === null ? [] : [automatic]),
     ];
+    // Where a domain has both kinds, the paravirtual one counts once its frontend is connected (product.md §2, `type: auto`).
+    const pvFirst = this.live.type !== "hvm" || usable.some(({ link }) => link === "connected");
+    return [...racks.filter(({ pv }) => pv === pvFirst), ...racks.filter(({ pv }) => pv !== pvFirst)];
   }
 
   private placeAnywhere(request: PlaceRequest): Placement {
@@ -235,29 +291,38 @@ class Floor {
       const placed = this.put(rack, port, `${rack.name} is ${what}; its port ${String(port)} is free`);
       if (placed !== null) return placed;
     }
+    const shut = this.live.controllers.find(isClosed);
+    if (shut !== undefined) return closed(shut.name ?? shut.bus);
+    const [pending] = this.live.xen?.pending ?? [];
+    if (pending !== undefined) return nowhere(`controller ${pending} is being made`, "controller");
     if (racks.length > 0 && usable.length === 0) return tooSlow(request, racks.map(({ name }) => name).join(", "));
     const leaving = usable.some((rack) => rack.live && this.isLeft(rack));
-    return nowhere(this.whyNone(racks), leaving);
+    return leaving ? nowhere("every fitting USB port of the domain is taken", "port") : this.none(racks);
   }
 
-  private whyNone(racks: readonly Rack[]): string {
+  private none(racks: readonly Rack[]): Placement {
     const { declared } = this.world;
-    if (racks.some(({ live }) => !live)) return `no free USB port, and no controller can be made: ${slotHint(this.live)}`;
-    const none = racks.length === 0 ? "the domain has no USB controller" : "every fitting USB port of the domain is taken";
+    if (racks.some(({ live }) => !live)) return nowhere(`no free USB port, and no controller can be made: ${slotHint(this.live)}`);
+    const what = racks.length === 0 ? "the domain has no USB controller" : "every fitting USB port of the domain is taken";
     if (declared === null) {
-      return `${none}, and its QEMU has no ${DEFAULT_DRIVER}; add to its own configuration: -device nec-usb-xhci,id=usb`;
+      const model = automaticModel(this.live);
+      return isMakeable(model) ? this.noSlot() : unmakeable({ ...model, message: `${what}, and ${model.message}` });
     }
-    const problem = declared.map((controller) => this.declared(controller)).find((rack) => typeof rack === "string");
-    if (problem !== undefined) return problem;
-    return declared.length === 0
-      ? `${none}, and \`controllers: []\` makes none; add to its own configuration: -device qemu-xhci,id=usb,p2=8,p3=8`
-      : `${none}; declare another controller in \`controllers:\``;
+    for (const controller of declared) {
+      const rack = this.declared(controller);
+      if ("reason" in rack) return unmakeable(rack);
+    }
+    return nowhere(
+      declared.length === 0
+        ? `${what}, and \`controllers: []\` makes none; add to its own configuration: ${ownLine(this.live)}`
+        : `${what}; declare another controller in \`controllers:\``,
+    );
   }
 
   /** Whether the file says of a device in place that it belongs somewhere else. */
   private isMisplaced({ entry, current }: PlaceRequest): boolean {
     if (current === null || entry.controller === null) return false;
-    const named = this.liveNamed(entry.controller)?.bus ?? `${controllerId(entry.controller)}.0`;
+    const named = this.liveNamed(entry.controller)?.bus;
     return named !== current.bus || (entry.guestPort !== null && entry.guestPort !== current.port);
   }
 

@@ -3,10 +3,10 @@
  * (an entry with the devices that it matches, a device with the entries that match it), and the domains that they sit in.
  */
 import type { DomainKey } from "../model/domain.ts";
+import { same } from "../model/same.ts";
 import type { ClaimId, ClaimPlan, DomainPlan, OrphanPlan, PlanDelta, Planner, World, WorldChange } from "../model/world.ts";
 import { Census, type Dirt } from "./census.ts";
 import { explainEntry } from "./explain.ts";
-import { same } from "./key-index.ts";
 import { decide, type EntryMatch } from "./match.ts";
 import { type Decided, planSite, type Site, type SitePlan } from "./site.ts";
 import type { Entry } from "./view.ts";

@@ -16,14 +16,18 @@ function addressOf({ bus, address, hostdevice }: HostFilter): Address | null {
   return match === null ? null : { bus: Number(match[1]), address: Number(match[2]) };
 }
 
+/** As sysfs writes it: `1-2.3`. */
+const placeOf = ({ bus, hostport }: HostFilter): string => `${String(bus)}-${hostport ?? ""}`;
+
 const nodeKey = (node: string): string => `node ${node}`;
 
 /** The key that a seat is filed under; see seatKeys(). */
 export function seatKey({ exact, filter }: LiveObject): string {
   const address = addressOf(filter);
+  if (exact && address === null && filter.hostport !== null) return portKey(placeOf(filter));
   if (exact) return address === null ? nodeKey(filter.hostdevice ?? "") : addressKey(address.bus, address.address);
   if (filter.bus !== null && filter.address !== null) return addressKey(filter.bus, filter.address);
-  if (filter.bus !== null && filter.hostport !== null) return portKey(`${String(filter.bus)}-${filter.hostport}`);
+  if (filter.bus !== null && filter.hostport !== null) return portKey(placeOf(filter));
   if (filter.vendor !== null) return filter.product === null ? `ids ${filter.vendor}` : idsKey(filter.vendor, filter.product);
   return ANY_KEY;
 }
@@ -45,6 +49,8 @@ export function mayHold({ exact, filter, ours, inode, attached }: LiveObject, de
   // "true" proves nothing (an unplug is not noticed); "false" does: QEMU gave the device up and never takes it again.
   if (ours && !attached) return false;
   const address = addressOf(filter);
+  // A record that stands alone holds whatever is plugged in there, if anything does.
+  if (address === null && filter.hostport !== null) return attached && placeOf(filter) === device.busid;
   if (address === null) return filter.hostdevice === device.node;
   if (address.bus !== device.bus || address.address !== device.address) return false;
   // The address was given out again: what our object held has left. An inode of 0 is not known.
@@ -52,7 +58,7 @@ export function mayHold({ exact, filter, ours, inode, attached }: LiveObject, de
 }
 
 /** Whether anything can be said of the device behind the object: a file descriptor handed to QEMU (`/dev/fdset/7`) tells nothing. */
-export const isTraceable = ({ exact, filter }: LiveObject): boolean => exact && addressOf(filter) !== null;
+export const isTraceable = ({ exact, filter }: LiveObject): boolean => exact && (addressOf(filter) !== null || filter.hostport !== null);
 
 /** The root port of a dotted port: `2.1` hangs on 2. */
 export const rootPort = (port: string): number => Number.parseInt(port, 10);

@@ -46,9 +46,7 @@ function domainPlans(view: View, { live, names }: Site, present: LiveDomain | nu
     names.map((name) => {
       const forced = view.world.forced.get(name);
       const drift =
-        present === null || forced === undefined || forced.standing === "vanished"
-          ? []
-          : driftOf(forced.spec.controllers, present.controllers);
+        present === null || forced === undefined || forced.standing === "vanished" ? [] : driftOf(forced.spec.controllers, present);
       return [name, { name, live, verdict: domainVerdict(view, name), drift }];
     }),
   );

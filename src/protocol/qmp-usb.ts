@@ -2,15 +2,7 @@
  * USB commands over QMP: arguments of device_add, our ids and back, and what a refusal means. JSON types are exact: QEMU 9.2 and later
  * refuse a number in a string, older ones ignore what they cannot read.
  */
-import {
-  type ActionError,
-  CONTROLLER_PREFIX,
-  controllerId,
-  DEVICE_PREFIX,
-  deviceId,
-  type NewController,
-  type Place,
-} from "../model/action.ts";
+import { type ActionError, CONTROLLER_PREFIX, DEVICE_PREFIX, type NewController, type Place } from "../model/action.ts";
 import { printable } from "../model/hostdev.ts";
 import { err, ok, type Result } from "../model/result.ts";
 
@@ -20,9 +12,9 @@ export type DeviceAddArguments = Readonly<Record<string, string | number>>;
 const ID = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
 
 /** @param hostdevice - name the node beside the integers: QEMU opens it without asking libusb's list, which lags behind udev */
-export const usbHostArguments = (place: Place, hostdevice: boolean): DeviceAddArguments => ({
+export const usbHostArguments = (id: string, place: Place, hostdevice: boolean): DeviceAddArguments => ({
   driver: "usb-host",
-  id: deviceId(place.device),
+  id,
   bus: place.bus,
   port: String(place.port),
   hostbus: place.device.bus,
@@ -31,8 +23,7 @@ export const usbHostArguments = (place: Place, hostdevice: boolean): DeviceAddAr
 });
 
 /** An xHCI port serves both speeds, so p2 and p3 are the same. Other models have a fixed number of ports. */
-export function controllerArguments({ name, driver, ports, slot }: NewController): Result<DeviceAddArguments, ActionError> {
-  const id = controllerId(name);
+export function controllerArguments(id: string, { name, driver, ports, slot }: NewController): Result<DeviceAddArguments, ActionError> {
   if (!ID.test(id))
     return err(terminal("NoController", `QEMU takes no controller named ${name}; use letters, digits, dot, - and _, at most 50 of them.`));
   return ok({

@@ -25,7 +25,7 @@ export const XENSTORE_TYPES = {
   "directory-part": 22,
 } as const;
 
-const HEADER_BYTES = 16;
+export const HEADER_BYTES = 16;
 /** Longest payload of a request (XENSTORE_PAYLOAD_MAX): C xenstored drops the connection over one byte more. */
 export const MAX_REQUEST_BYTES = 4096;
 /** Longest payload taken from a daemon: oxenstored sends a large directory in one reply. */

@@ -20,6 +20,8 @@ export type Agent = {
 export function createAgent(port: number): Agent {
   const dial = async (): Promise<Socket> => {
     const socket = connect({ host: "127.0.0.1", port });
+    // A host that is just coming up resets connections at any moment; who reads sees the close.
+    socket.on("error", () => undefined);
     await once(socket, "connect");
     return socket;
   };
@@ -59,7 +61,7 @@ export function createAgent(port: number): Agent {
       });
       socket.on("error", (error) => {
         finish(() => {
-          reject(error);
+          reject(new Error(`the host's agent, ${head.trim()}: ${error.message}`));
         });
       });
       socket.on("close", () => {

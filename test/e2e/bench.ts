@@ -8,19 +8,15 @@
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { beside, middle, moments, type Row, round, spread, times } from "./bench-rows.ts";
+import { xenRows } from "./bench-xen.ts";
 import { STICK, writeDomain } from "./desired.ts";
 import { createHost, type Host } from "./host.ts";
-import { openWorkshop } from "./image.ts";
+import { openWorkshop, type Start } from "./image.ts";
 import { type Inner, untilAttached } from "./inner.ts";
+import type { Mode } from "./machine.ts";
 import { sleep, until } from "./waiting.ts";
 
-type Row = {
-  readonly name: string;
-  readonly value: number;
-  readonly unit: string;
-  readonly promise: string | null;
-  readonly met: boolean | null;
-};
 /** All in ms. */
 type Run = {
   /** Node readable → QEMU starts to open the device. */
@@ -42,31 +38,6 @@ const UDEV_MONITOR = "/run/witness/udev-vm.sock";
 const say = (line: string): void => {
   process.stderr.write(`${line}\n`);
 };
-
-const middle = (numbers: readonly number[]): number => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN;
-const spread = (numbers: readonly number[]): string =>
-  `${Math.min(...numbers).toFixed(0)}/${middle(numbers).toFixed(0)}/${Math.max(...numbers).toFixed(0)}`;
-
-/** Birth of a device node and first and last line of QEMU's trace of that kind since, in seconds of the host's clock. */
-async function moments(
-  host: Host,
-  name: string,
-  node: string,
-): Promise<{ birth: number; add: number | null; open: number; opened: number }> {
-  const trace = `/run/witness/${name}.trace`;
-  const out = await host.sh(
-    `stat -c 'birth %.9W' ${node}
-     tail -n 200 ${trace} | grep -a '"device_add"' | grep -a usb-host | sed -n 's/^[0-9]*@\\([0-9.]*\\):.*/add \\1/p'
-     tail -n 200 ${trace} | sed -n 's/^[0-9]*@\\([0-9.]*\\):usb_host_open_success.*/opened \\1/p; s/^[0-9]*@\\([0-9.]*\\):usb_host_open_\\(started\\|hostfd\\).*/open \\1/p'`,
-  );
-  const all = out.split("\n").map((line) => line.split(" "));
-  const birth = Number(all.find(([kind]) => kind === "birth")?.[1]);
-  const since = (kind: string): number[] =>
-    all.filter((line) => line[0] === kind && Number(line[1]) >= birth - 0.01).map((line) => Number(line[1]));
-  const [open, opened] = [since("open")[0], since("opened")[0]];
-  if (open === undefined || opened === undefined) throw new Error(`no opening in ${trace} since ${String(birth)}: ${out.slice(-800)}`);
-  return { birth, add: since("add")[0] ?? null, open, opened };
-}
 
 type Contender = {
   readonly name: string;
@@ -143,13 +114,6 @@ async function replugs(host: Host): Promise<Row[]> {
     middle((contenders[index]?.runs ?? []).flatMap((run) => what(run) ?? []));
   const [mine, theirs] = [of(0, (run) => run.opening), of(1, (run) => run.opening)];
   const [share, ruleShare] = [of(0, (run) => run.share), of(2, (run) => run.share)];
-  const times = (ratio: number, floor: number): Pick<Row, "value" | "unit" | "promise" | "met"> => ({
-    value: round(ratio),
-    unit: "x",
-    promise: `>= ${String(floor)}`,
-    met: ratio >= floor,
-  });
-  const beside = (name: string, value: number): Row => ({ name, value: round(value), unit: "ms", promise: null, met: null });
   return [
     { name: "testbed: node readable to QEMU opening, how much sooner than QEMU's rescan (median)", ...times(theirs / mine, 10) },
     beside("testbed: node readable to QEMU opening, plugherd (median)", mine),
@@ -206,15 +170,28 @@ async function quickReplugs(host: Host): Promise<Row[]> {
   return [{ name, value: round(value), unit: "ms", promise: "<= 500", met: value <= 500 }];
 }
 
-const round = (value: number): number => Math.round(value * 10) / 10;
-
 const project = resolve(process.env["PLUGHERD_E2E_PROJECT"] ?? ".");
 const work = resolve(process.env["PLUGHERD_E2E_WORK"] ?? "test/e2e/.work");
 const workshop = openWorkshop(project, work, say);
-const machine = await workshop.fresh("kvm", "bare");
-const host = createHost(machine);
+/** One machine at a time. */
+async function on(mode: Mode, start: Start, measure: (host: Host) => Promise<Row[]>): Promise<Row[]> {
+  const machine = await workshop.fresh(mode, start);
+  const host = createHost(machine);
+  try {
+    return await measure(host);
+  } catch (error) {
+    say(await host.report());
+    throw error;
+  } finally {
+    await machine.stop();
+  }
+}
+
 try {
-  const results = [...(await replugs(host)), ...(await quickReplugs(host))];
+  const results = [
+    ...(await on("kvm", "bare", async (host) => [...(await replugs(host)), ...(await quickReplugs(host))])),
+    ...(await on("xen", "guests", (host) => xenRows(host, RUNS, say))),
+  ];
   if (values.json) process.stdout.write(`${JSON.stringify({ results }, null, 2)}\n`);
   else
     for (const { name, value, unit, promise, met } of results)
@@ -223,8 +200,6 @@ try {
       );
   process.exitCode = results.some(({ met }) => met === false) ? 1 : 0;
 } catch (error) {
-  say(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n${await host.report()}`);
+  say(error instanceof Error ? (error.stack ?? error.message) : String(error));
   process.exitCode = 1;
-} finally {
-  await machine.stop();
 }

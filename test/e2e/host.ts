@@ -5,6 +5,7 @@ import type { Ran } from "./agent.ts";
 import { createInner, type Inner } from "./inner.ts";
 import type { Machine } from "./machine.ts";
 import { until } from "./waiting.ts";
+import { createXen, type Xen } from "./xen.ts";
 
 /** One element of `get devices -o json`, as product.md has it. */
 export type DeviceStatus = {
@@ -49,6 +50,8 @@ export type Host = {
   /** GET on the live API; status and body. */
   get(path: string): Promise<{ readonly status: number; readonly body: string }>;
   qemu(name: string): Inner;
+  /** On a Xen host only. */
+  readonly xen: Xen;
   readonly daemon: Daemon;
   /** What a person wants to read when a case has failed. */
   report(): Promise<string>;
@@ -116,15 +119,23 @@ export function createHost(machine: Machine): Host {
     });
   // A connection that was kept may belong to a daemon that is dead.
   const get: Host["get"] = (path) => ask(path).catch(() => ask(path));
+  const write: Host["write"] = async (path, text) => {
+    await sh(`mkdir -p "$(dirname '${path}')"; base64 -d > '${path}' <<'@@END'\n${Buffer.from(text).toString("base64")}\n@@END`);
+  };
+  const qemu: Host["qemu"] = (name) => {
+    const inner = domains.get(name) ?? createInner(agent, name);
+    domains.set(name, inner);
+    return inner;
+  };
   const host: Host = {
     run,
     sh,
     get,
+    write,
+    qemu,
+    xen: createXen({ sh, run, qemu, write }),
     plug: (id, driver, props) => machine.plug(id, driver, props),
     unplug: (id) => machine.unplug(id),
-    write: async (path, text) => {
-      await sh(`mkdir -p "$(dirname '${path}')"; base64 -d > '${path}' <<'@@END'\n${Buffer.from(text).toString("base64")}\n@@END`);
-    },
     plugged: async (busid) => {
       const seen = await sh(
         `cd /sys/bus/usb/devices; for i in $(seq 1500); do read -r a 2>/dev/null < ${busid}/devnum && read -r b 2>/dev/null < ${busid}/busnum && break; sleep 0.02; done
@@ -163,11 +174,6 @@ export function createHost(machine: Machine): Host {
         },
         { timeoutMs, everyMs: 150 },
       ),
-    qemu: (name) => {
-      const inner = domains.get(name) ?? createInner(agent, name);
-      domains.set(name, inner);
-      return inner;
-    },
     daemon: createDaemon({ sh, get }),
     report: async () => {
       const parts = await Promise.all([
@@ -178,6 +184,10 @@ export function createHost(machine: Machine): Host {
         ),
         part("what QEMU was told", () =>
           sh('for f in /run/witness/*.trace; do echo "== $f"; grep -a -e device_ -e usb_host $f | tail -n 20; done'),
+        ),
+        part("Xen", () =>
+          sh(`[ -d /proc/xen ] && [ -e /run/xenstored/socket ] || exit 0; xl list -v; for p in /libxl /local/domain/0/backend/qusb; do xenstore-ls -fp $p; done
+              for d in $(xenstore-list /libxl); do xl usb-list $d; xenstore-ls -fp /local/domain/$d/device/vusb; done; xl dmesg | tail -n 5`),
         ),
       ]);
       return [...parts, `--- the host's console\n${machine.consoleTail(1_500)}`].join("\n");

@@ -1,15 +1,20 @@
 /** The test host's image and the snapshots that cases start from. Both are made once and kept in the work directory under a key of what they are made of. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Agent } from "./agent.ts";
+import { createHost } from "./host.ts";
 import { guestConsole, startScript } from "./inner.ts";
 import { machineShape, startMachine, type Machine, type Mode } from "./machine.ts";
 import { until } from "./waiting.ts";
+import { HVM1, PV1, xenConfig } from "./xen-config.ts";
 
-/** `bare`: the host just booted. `guest`: an inner QEMU named `guest` runs a Linux of its own, which has started. */
-export type Start = "bare" | "guest";
+/**
+ * `bare`: the host just booted. `guest`: an inner QEMU named `guest` runs a Linux of its own, which has started. `guests`: on Xen, a PV domain
+ * with a qusb controller and an HVM domain without any (xen-config.ts) run a Linux of their own each, both started.
+ */
+export type Start = "bare" | "guest" | "guests";
 
 export type Workshop = {
   /** A fresh host from the snapshot, which has the program in /opt/plugherd; a restored clock stands where it was saved, so it is set. */
@@ -36,31 +41,56 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
   const program = programTar(project);
   const qemu = execFileSync("qemu-system-x86_64", ["--version"]);
 
-  const snapshotOf = async (mode: Mode, start: Start): Promise<string> => {
-    const key = hashOf([imageKey, qemu, program, INSTALL, JSON.stringify(machineShape), mode, start, start === "guest" ? GUEST_START : ""]);
-    const path = join(snaps, `${mode}-${start}-${key}.qcow2`);
+  /** Makes a snapshot unless it is there: starts `from` another one or boots, runs `ready`, saves. */
+  const snapshot = async (
+    name: string,
+    key: readonly (string | Uint8Array)[],
+    mode: Mode,
+    from: (() => Promise<string>) | null,
+    ready: (machine: Machine) => Promise<unknown>,
+  ): Promise<string> => {
+    const path = join(snaps, `${name}@${hashOf([imageKey, qemu, JSON.stringify(machineShape), mode, ...key])}.qcow2`);
     if (existsSync(path)) return path;
+    const base = await from?.();
     const began = Date.now();
     const making = `${path}.making`;
     rmSync(making, { force: true });
-    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", join(images, "rootfs.ext4"), "-F", "raw", making]);
-    const machine = await startMachine({ mode, images, disk: making, snapshot: null });
+    if (base === undefined)
+      execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", join(images, "rootfs.ext4"), "-F", "raw", making]);
+    else copyFileSync(base, making);
+    const machine = await startMachine({ mode, images, disk: making, snapshot: base === undefined ? null : SNAPSHOT });
     try {
-      if (start === "guest") await bootGuest(machine.agent);
-      // The program and its interpreter, put in and read once here, save every case that and a cold start.
-      await machine.agent.put("/opt/plugherd", program);
-      await machine.agent.run(`${INSTALL}\nplugherd validate /opt/plugherd/specs/examples/minimal.yaml; socat -h >/dev/null; sync`);
+      if (base !== undefined) await setClock(machine);
+      await ready(machine);
       const answer = await machine.outer.call("human-monitor-command", { "command-line": `savevm ${SNAPSHOT}` });
       if (answer !== "") throw new Error(`savevm: ${String(answer)}`);
     } finally {
       await machine.stop();
     }
-    for (const old of readdirSync(snaps)) if (old.startsWith(`${mode}-${start}-`) && !old.endsWith(".making")) rmSync(join(snaps, old));
-    copyFileSync(making, path);
-    rmSync(making);
-    say(`made the snapshot "${mode}, ${start}" (${seconds(began)})`);
+    for (const old of readdirSync(snaps)) if (old.startsWith(`${name}@`) && !old.endsWith(".making")) rmSync(join(snaps, old));
+    renameSync(making, path);
+    say(`made the snapshot "${name}" (${seconds(began)})`);
     return path;
   };
+  // What takes long to start is kept apart from the program, which changes often.
+  const booted = (mode: Mode): Promise<string> => snapshot(`${mode}-booted`, [], mode, null, ({ agent }) => agent.run("sync"));
+  const started = (mode: Mode, start: Start): Promise<string> => {
+    if (start === "bare") return booted(mode);
+    const { key, run } = MAKE_READY[start];
+    return snapshot(`${mode}-${start}-started`, [key], mode, () => booted(mode), run);
+  };
+  const snapshotOf = (mode: Mode, start: Start): Promise<string> =>
+    snapshot(
+      `${mode}-${start}`,
+      [program, INSTALL, WARM, start === "bare" ? "" : MAKE_READY[start].key],
+      mode,
+      () => started(mode, start),
+      async ({ agent }) => {
+        // The program and its interpreter, put in and read once here, save every case that and a cold start.
+        await agent.put("/opt/plugherd", program);
+        await agent.run(`${INSTALL}\n${WARM}\n[ -d /proc/xen/ ] && { ${WARM_XEN}; }; sync`);
+      },
+    );
 
   return {
     fresh: async (mode, start) => {
@@ -68,7 +98,7 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
       copyFileSync(await snapshotOf(mode, start), disk);
       const machine = await startMachine({ mode, images, disk, snapshot: SNAPSHOT });
       try {
-        await machine.agent.run(`date -s @${(Date.now() / 1000).toFixed(3)} >/dev/null`);
+        await setClock(machine);
         return machine;
       } catch (error) {
         await machine.stop();
@@ -76,6 +106,11 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
       }
     },
   };
+}
+
+/** A restored clock stands where it was saved. */
+async function setClock({ agent }: Machine): Promise<void> {
+  await agent.run(`date -s @${(Date.now() / 1000).toFixed(3)} >/dev/null`);
 }
 
 /** The program's command is a wrapper: its interpreter is the host's own Node. */
@@ -128,6 +163,11 @@ const hashOf = (parts: readonly (string | Uint8Array)[]): string => {
 };
 const seconds = (since: number): string => `${((Date.now() - since) / 1000).toFixed(0)} s`;
 
+/** What cases run, read once. */
+const WARM =
+  "plugherd validate /opt/plugherd/specs/examples/minimal.yaml; socat -h >/dev/null; python3 -c 'import json, socket, struct, threading'";
+const WARM_XEN = "xl list -v; xl usb-list 0; xenstore-ls -fp /libxl";
+
 /** The domain of the `guest` snapshot. Its controller is there from the start: a new one costs an emulated machine in an emulated machine long. */
 const GUEST = "guest";
 const GUEST_START = startScript(GUEST, { linux: true, extra: ["-device", "qemu-xhci,id=xhci"] });
@@ -141,3 +181,15 @@ async function bootGuest(agent: Agent): Promise<void> {
     everyMs: 500,
   });
 }
+
+async function bootGuests(machine: Machine): Promise<void> {
+  const { xen } = createHost(machine);
+  // The HVM guest takes five times as long as the PV guest: both at once.
+  await Promise.all([xen.domain(HVM1.name).boot(), xen.domain(PV1.name).boot()]);
+}
+
+/** How each start is made from the host that just booted; the key names what it is made of. */
+const MAKE_READY: Readonly<Record<Exclude<Start, "bare">, { readonly key: string; readonly run: (machine: Machine) => Promise<void> }>> = {
+  guest: { key: GUEST_START, run: ({ agent }) => bootGuest(agent) },
+  guests: { key: [HVM1, PV1].map(({ name, config }) => xenConfig(name, config)).join("\n"), run: bootGuests },
+};

@@ -1,5 +1,6 @@
 /** A domain under test: a real QEMU inside the test host, with one monitor for plugherd and one for the witness. */
 import type { Agent, Ran } from "./agent.ts";
+import { WITNESS as DIR } from "./places.ts";
 import { openQmp, type Qmp } from "./qmp.ts";
 import { until } from "./waiting.ts";
 
@@ -8,6 +9,8 @@ export type UsbHost = {
   readonly id: string;
   readonly hostbus: number;
   readonly hostaddr: number;
+  /** null where the object is bound by address. */
+  readonly hostport: string | null;
   readonly attached: boolean;
   readonly port: string;
 };
@@ -45,7 +48,6 @@ export type Inner = {
   fds(): Promise<number>;
 };
 
-const DIR = "/run/witness";
 const MONITORS = "/run/plugherd/qmp";
 const LOGS = "/var/log/e2e";
 /** Commands that only look. Everything else in QEMU's own trace of commands is a change. */
@@ -123,8 +125,13 @@ export function createInner(agent: Agent, name: string): Inner {
       return Promise.all(
         hosts.sort().map(async (id) => {
           const get = (property: string): Promise<unknown> => qmp("qom-get", { path: `/machine/peripheral/${id}`, property });
-          const [hostbus, hostaddr, attached, port] = await Promise.all([get("hostbus"), get("hostaddr"), get("attached"), get("port")]);
-          return { id, hostbus: Number(hostbus), hostaddr: Number(hostaddr), attached: attached === true, port: String(port) };
+          const [hostbus, hostaddr, hostport, attached, port] = await Promise.all([
+            ...[get("hostbus"), get("hostaddr"), get("hostport"), get("attached"), get("port")],
+          ]);
+          return {
+            ...{ id, hostbus: Number(hostbus), hostaddr: Number(hostaddr), port: String(port), attached: attached === true },
+            hostport: typeof hostport === "string" && hostport !== "" ? hostport : null,
+          };
         }),
       );
     },

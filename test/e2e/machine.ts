@@ -9,8 +9,11 @@ import { createAgent, type Agent } from "./agent.ts";
 import { openQmp, type Qmp } from "./qmp.ts";
 import { sleep, until } from "./waiting.ts";
 
-/** `kvm`: a Linux host for plain QEMU domains (the inner QEMUs run under TCG too); `xen`: Xen with the same root as dom0. */
-export type Mode = "kvm" | "xen";
+/**
+ * `kvm`: a Linux host for plain QEMU domains (the inner QEMUs run under TCG too); `xen`: Xen with the same root as dom0 and oxenstored;
+ * `xen-c`: the same with the C xenstored.
+ */
+export type Mode = "kvm" | "xen" | "xen-c";
 
 export type MachineOptions = {
   readonly mode: Mode;
@@ -38,7 +41,7 @@ export type Machine = {
 export const machineShape = {
   cpu: "qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+rdrand",
   smp: "2",
-  memoryMib: { kvm: 1536, xen: 3072 },
+  memoryMib: { kvm: 1536, xen: 3072, "xen-c": 3072 },
   dom0Mib: 1536,
   usb: "qemu-xhci,id=xhci,p2=8,p3=8",
 } as const;
@@ -52,7 +55,10 @@ const kernelArgs = ({ mode, images }: MachineOptions): string[] =>
     : [
         ...["-kernel", join(images, "xen"), "-append"],
         `console=com1 com1=115200,8n1 dom0_mem=${String(machineShape.dom0Mib)}M,max:${String(machineShape.dom0Mib)}M loglvl=warning`,
-        ...["-initrd", `${join(images, "vmlinux")} console=hvc0 ${COMMON_ARGS},${join(images, "initrd")}`],
+        ...[
+          "-initrd",
+          `${join(images, "vmlinux")} console=hvc0 ${COMMON_ARGS}${mode === "xen-c" ? " xenstored=c" : ""},${join(images, "initrd")}`,
+        ],
       ];
 
 async function freePort(): Promise<number> {
@@ -117,7 +123,7 @@ export async function startMachine(options: MachineOptions): Promise<Machine> {
       alive();
       // The forwarded port answers with a reset until the agent listens.
       const answer = await agent.run("echo shell-ok", 15_000).catch((error: unknown) => ({ rc: -1, out: String(error) }));
-      if (answer.out.includes("shell-ok")) break;
+      if (answer.rc === 0 && answer.out.includes("shell-ok")) break;
       if (Date.now() > end) throw new Error(`the test host does not answer: ${answer.out}\n${consoleTail()}`);
       await sleep(100);
     }

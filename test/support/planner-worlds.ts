@@ -1,7 +1,7 @@
 /** Worlds for planner tests: short builders with sensible defaults, and a domain that does what the plan says. */
 import { CONTROLLER_PREFIX, deviceId, type Place } from "../../src/model/action.ts";
 import type { DesiredController, DesiredDevice, DesiredDomain, ForcedDomain, UsbSelector } from "../../src/model/desired.ts";
-import type { HostFilter, LiveController, LiveDomain, LiveObject } from "../../src/model/domain.ts";
+import type { HostFilter, LiveController, LiveDomain, LiveObject, PvLink, XenSide } from "../../src/model/domain.ts";
 import type { HostDevice } from "../../src/model/hostdev.ts";
 import type { HostPolicy, PolicyRule } from "../../src/model/policy.ts";
 import { emptyWorld, type Planner, type World, type WorldChange } from "../../src/model/world.ts";
@@ -211,6 +211,52 @@ export function live(name: string, change: Partial<LiveDomain> = {}): LiveDomain
     objects,
   };
 }
+
+/** A domain of Xen's, made by libxl and ready. */
+export const onXen = (
+  name: string,
+  type: "hvm" | "pv" | "pvh",
+  side: Partial<XenSide> = {},
+  change: Partial<LiveDomain> = {},
+): LiveDomain =>
+  live(name, {
+    key: `${name}/7/100`,
+    type,
+    monitor: type === "hvm" ? "/run/xen/qmp-libxenstat-7" : "xenstore",
+    freeSlots: [],
+    machine: null,
+    ...change,
+    xen: {
+      domid: 7,
+      obstacle: null,
+      nextDevid: 0,
+      emulated: type === "hvm",
+      backends: type === "hvm" ? [] : ["qusb"],
+      pending: [],
+      phantoms: [],
+      notSaveable: null,
+      ...side,
+    },
+  });
+export const pvController = (devid: number, link: PvLink, change: Partial<LiveController> = {}): LiveController =>
+  liveController(`xen-qusb-${String(devid)}.0`, {
+    path: `/local/domain/0/backend/qusb/7/${String(devid)}`,
+    driver: "qusb",
+    version: 2,
+    maxSpeed: 480,
+    link,
+    ...change,
+  });
+/** A port's record: of ours with the mark of that enumeration, else whatever is plugged in there. `attached` false: nothing is behind it. */
+export const recorded = (held: HostDevice, port: number, change: Partial<LiveObject> = {}, bus = "xen-qusb-0.0"): LiveObject => ({
+  ...ours(held, port, bus),
+  path: `/local/domain/0/backend/qusb/7/0/port/${String(port)}`,
+  id: null,
+  ...(change.ours === false
+    ? { inode: null, filter: filter({ bus: held.bus, hostport: held.busid.slice(held.busid.indexOf("-") + 1) }) }
+    : {}),
+  ...change,
+});
 
 /** A running domain with one controller of ours and these objects on it or on `xhci.0`. */
 export const served = (name: string, objects: readonly LiveObject[] = [], change: Partial<LiveDomain> = {}): LiveDomain =>

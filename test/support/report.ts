@@ -4,16 +4,21 @@
  */
 import type { Reporter } from "vitest/node";
 import { qemuKinds } from "./qemu.ts";
+import { xenstoredKinds } from "./xenstored.ts";
 
 const OPTIONAL = "PLUGHERD_QEMU_10";
 
 export default class RealDaemons implements Reporter {
   onTestRunEnd(): void {
-    const kinds = qemuKinds().map(({ title, missing }) => ({ title, missing, required: !`${title}${missing ?? ""}`.includes(OPTIONAL) }));
+    const kinds = [...qemuKinds(), ...xenstoredKinds()].map(({ title, missing }) => ({
+      title,
+      missing,
+      required: !`${title}${missing ?? ""}`.includes(OPTIONAL),
+    }));
     const missing = kinds.filter((kind) => kind.missing !== null);
     const present = kinds.filter((kind) => kind.missing === null).map(({ title }) => title);
     process.stdout.write(`\nThe contract suite has: ${present.join(", ")}\n`);
-    for (const kind of missing) process.stdout.write(`Not installed, so not run: ${kind.missing ?? ""}\n`);
+    for (const kind of missing) process.stdout.write(`Not installed, so not run: ${kind.title}: ${kind.missing ?? ""}\n`);
     if (missing.length === 0) process.stdout.write("Every real daemon that it knows is installed.\n");
     if (process.env["PLUGHERD_REQUIRE_REAL"] === undefined || !missing.some(({ required }) => required)) return;
     process.stdout.write("PLUGHERD_REQUIRE_REAL is set: a real daemon that is not installed fails this run.\n");

@@ -9,7 +9,7 @@ import { type Api, createApi } from "./client.ts";
 import { parseDuration } from "./durations.ts";
 import type { Done, Io } from "./io.ts";
 import { FORMATS, type Format } from "./render.ts";
-import { DEFAULT_API } from "./settings.ts";
+import { DEFAULT_API, flagOf, SETTINGS, type SettingKey, variableOf } from "./settings.ts";
 
 export type AppFactory = (config: AppConfig, deps: { readonly log: Log }) => Promise<App>;
 
@@ -34,6 +34,16 @@ export const common = (command: Command, { io }: Context): Command =>
   command
     .addOption(new Option("--api <path>", "the daemon's socket (PLUGHERD_API)").default(io.env["PLUGHERD_API"] || DEFAULT_API))
     .option("--debug", "show where in the program an error comes from");
+
+/** Settings of `run` as options, and `--config`. @param but - those that mean nothing here */
+export function settings(command: Command, but: readonly SettingKey[] = []): Command {
+  for (const setting of SETTINGS) {
+    if ("secret" in setting || but.includes(setting.key)) continue;
+    const fallback = setting.fallback === null ? "" : `, default ${setting.fallback}`;
+    command.addOption(new Option(flagOf(setting), `${setting.about} (${variableOf(setting.key)}${fallback})`));
+  }
+  return command.option("--config <file>", "YAML file of these settings (PLUGHERD_CONFIG)");
+}
 
 export const api = ({ api: socket }: CommonOptions): Api => createApi(socket);
 

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createLog } from "../../adapters/log.ts";
-import type { App } from "../../app.ts";
+import type { App, AppConfig } from "../../app.ts";
 import type { OperatorRequest } from "../../controller/view.ts";
 import { err, ok, type Result } from "../../model/result.ts";
 import { wrongView } from "../../sim/expectation.ts";
@@ -16,6 +16,7 @@ import {
   type Scenario,
   type Stage,
 } from "../../sim/scenario.ts";
+import type { SimHost } from "../../sim/world.ts";
 import { noFilters } from "../filters.ts";
 import { specsDir } from "../specs-dir.ts";
 import { createApi } from "./client.ts";
@@ -45,6 +46,9 @@ function readScenario(): Result<Scenario, Failure> {
   if (first !== undefined) return ok(first);
   return err({ exit: EXIT.bug, message: `The demo's scenario is bad: ${read.ok ? "it is empty" : read.error.join("; ")}.`, remedy: null });
 }
+
+/** The simulated host has no Xen. */
+const appPathsOf = ({ paths }: SimHost): AppConfig => paths;
 
 /** @returns false: `signal` came first */
 const pause = (ms: number, signal: AbortSignal): Promise<boolean> =>
@@ -107,7 +111,7 @@ export async function runDemo({ io, createApp, version }: Context, options: Demo
     const socket = options.api ?? join(host.root, "run", "api.sock");
     // What the table shows is not to be torn by log lines.
     const log = createLog({ level: options.debug === true ? "debug" : live ? "silent" : "warn", format: "text", stream: io.stderr });
-    const started = await startDaemon(host.paths, { createApp, log, version, api: socket, tcp: null });
+    const started = await startDaemon(appPathsOf(host), { createApp, log, version, api: socket, tcp: null });
     if (!started.ok) return started;
     try {
       const colour = colourOf(io.stdout, io.env);

@@ -4,6 +4,7 @@ import { Command, CommanderError } from "commander";
 import { addCompletion } from "./commands/completion.ts";
 import { addDemo } from "./commands/demo.ts";
 import { addDescribe } from "./commands/describe.ts";
+import { addDoctor } from "./commands/doctor.ts";
 import { addEvents } from "./commands/events.ts";
 import { addExplain } from "./commands/explain.ts";
 import { addGet } from "./commands/get.ts";
@@ -42,6 +43,7 @@ const COMMANDS = [
   addHost,
   addWait,
   addOperate,
+  addDoctor,
   addSchema,
   addCompletion,
 ];

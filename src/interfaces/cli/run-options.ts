@@ -101,6 +101,8 @@ export function readRunConfig(
       dev: path("dev"),
       proc: path("proc"),
       xenstore: path("xenstore"),
+      xenLib: path("xenLib"),
+      xl: path("xl"),
       state: path("state"),
       api: path("api"),
     },

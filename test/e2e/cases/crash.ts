@@ -4,13 +4,8 @@ import type { Case } from "../case.ts";
 import { oneStick, rig, STICK, writeDomain } from "../desired.ts";
 import type { Host } from "../host.ts";
 import { type Inner, untilAttached } from "../inner.ts";
+import { after, arm, command, type Moment, tell } from "../killing.ts";
 import { sleep, until } from "../waiting.ts";
-
-/** When to kill: the n-th command of a kind that reaches QEMU, or so many ms after the device node came up. */
-type Moment = { readonly command: string; readonly n: number } | { readonly afterMs: number };
-const command = (text: string, ...numbers: number[]): Moment[] => numbers.map((n) => ({ command: text, n }));
-const after = (...times: number[]): Moment[] => times.map((afterMs) => ({ afterMs }));
-const tell = (moment: Moment): string => ("command" in moment ? `${moment.command} ${String(moment.n)}` : `${String(moment.afterMs)} ms`);
 
 /** Every step of an attach that QEMU can see, and the time before, between and after. */
 const ATTACH: readonly Moment[] = [
@@ -26,23 +21,7 @@ const DETACH: readonly Moment[] = [
   ...command("handle_qmp_command", 1, 2, 3, 5),
 ];
 
-const TRACE = "/run/witness/vm1.trace";
-const KILLER = "/opt/plugherd/test/e2e/guest/kill-at.py";
-
-/** Arms the killer; the returned promise resolves once the daemon is dead. */
-async function arm(host: Host, moment: Moment): Promise<() => Promise<void>> {
-  const pid = String(await host.daemon.pid());
-  const how = "command" in moment ? `${TRACE} ${moment.command} ${String(moment.n)}` : `/dev/bus/usb after ${String(moment.afterMs)}`;
-  await host.sh(
-    `rm -f /tmp/killer; setsid python3 ${KILLER} ${pid} ${how} </dev/null >/tmp/killer 2>&1 &
-     for i in $(seq 200); do grep -q armed /tmp/killer 2>/dev/null && exit 0; sleep 0.02; done; cat /tmp/killer; exit 1`,
-  );
-  return async () => {
-    await host.sh(
-      `for i in $(seq 400); do [ -d /proc/${pid} ] || exit 0; grep -q nothing /tmp/killer && break; sleep 0.05; done; cat /tmp/killer; kill -9 ${pid}`,
-    );
-  };
-}
+const TRACE = { trace: "/run/witness/vm1.trace" };
 
 const OTHER = { name: "other", usb: { ...STICK, serial: "KEEP" } };
 const MAIN = { name: "stick", usb: { ...STICK, serial: "S1" } };
@@ -71,7 +50,7 @@ export const crashCases: readonly Case[] = [
       const { vm, check, kept } = await withBystander(host);
       for (const [index, moment] of ATTACH.entries()) {
         const port = index % 2 === 0 ? "1" : "2";
-        const dead = await arm(host, moment);
+        const dead = await arm(host, moment, TRACE);
         await host.plug("s1", "usb-storage", { port, serial: "S1" });
         const stick = await host.plugged(`2-${port}`);
         await dead();
@@ -97,7 +76,7 @@ export const crashCases: readonly Case[] = [
       for (const moment of DETACH) {
         await untilAttached(vm, [kept, stick]);
         await host.phase("stick", "Attached");
-        const dead = await arm(host, moment);
+        const dead = await arm(host, moment, TRACE);
         await writeDomain(host, "vm1", [OTHER]);
         await dead();
         await host.daemon.start();

@@ -63,8 +63,10 @@ if [ ! -e "$R/.pruned" ]; then
   rm -f "$R"/boot/initrd.img* "$R"/initrd.img* "$R"/vmlinuz*
   touch "$R/.pruned"
 fi
-# --- optional out-of-tree modules (xen-hcd: see build-xenhcd.sh)
-if compgen -G "$W/extra-modules/*.ko" >/dev/null; then mkdir -p "$R/lib/modules/$KV/extra"; cp "$W"/extra-modules/*.ko "$R/lib/modules/$KV/extra/"; fi
+# --- the pvUSB frontend, which Debian's kernel is built without
+X=$W/extra-modules/$KV/xen-hcd.ko
+if [ ! -e "$X" ]; then bash "$HERE/build-xen-hcd.sh" "$W"; STAMP "xen-hcd.ko built"; fi
+mkdir -p "$R/lib/modules/$KV/extra"; cp "$X" "$R/lib/modules/$KV/extra/"
 chroot "$R" depmod "$KV"
 cp -a "$HERE/overlay/." "$R/"
 # --- Node 20 from this machine (the program under test), with the libraries the rootfs lacks

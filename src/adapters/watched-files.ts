@@ -1,15 +1,17 @@
-/** Which `*.sock` files are in a directory, as they come and go. The directory may be missing, appear later and be replaced. */
+/** Which files of a directory are there, by name, as they come and go. The directory may be missing, appear later and be replaced. */
 import { readdirSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { type FSWatcher, watch } from "chokidar";
 
-export type SocketFiles = {
+export type WatchedFiles = {
   /** Reads the directory again; tells what the watch missed, and renews the watch where it lost the directory. */
   audit(): Promise<void>;
   close(): void;
 };
-export type SocketFileUser = {
+export type WatchedFilesUser = {
+  /** Names that matter. */
+  readonly isWanted: (name: string) => boolean;
   /** It is there, or something new is in its place. May be told more than once. */
   readonly onThere: (path: string) => void;
   readonly onGone: (path: string) => void;
@@ -18,12 +20,9 @@ export type SocketFileUser = {
   readonly onTrouble: (cause: unknown) => void;
 };
 
-export const SOCKET_SUFFIX = ".sock";
-export const socketName = (path: string): string => basename(path, SOCKET_SUFFIX);
-
-export function watchSocketFiles(directory: string, user: SocketFileUser): SocketFiles {
+export function watchFiles(directory: string, user: WatchedFilesUser): WatchedFiles {
   const dir = resolve(directory);
-  const wanted = (path: string): boolean => dirname(path) === dir && path.endsWith(SOCKET_SUFFIX);
+  const wanted = (path: string): boolean => dirname(path) === dir && user.isWanted(basename(path));
   /** Of all that is beside and above the directory, only the way to it. */
   const ignored = (path: string): boolean => !(path === dir || dir.startsWith(path.endsWith(sep) ? path : path + sep) || wanted(path));
   const there = new Set<string>();

@@ -1,0 +1,160 @@
+/**
+ * The monitor of a Xen domain's QEMU as a session that connects when it is needed. In this order: a monitor of the domain's own in our
+ * directory and `qmp-libxenstat-<domid>`, both held once they answer; else `qmp-libxl-<domid>`, under libxl's lock and only as long as
+ * commands are under way, for `xl` needs it for every operation of its own.
+ */
+import { basename } from "node:path";
+import { Subject } from "rxjs";
+import { err, ok, type Result } from "../model/result.ts";
+import type { QmpEvent } from "../protocol/qmp.ts";
+import type { ExecuteOptions, QmpDeps, QmpError, QmpSession } from "./qmp-client.ts";
+import { openQmp } from "./qmp-client.ts";
+import type { Timings } from "../model/timings.ts";
+
+export type MonitorPath = { readonly path: string; readonly hold: boolean };
+/** Takes libxl's lock for as long as `run` runs. */
+export type WithLock = <T>(run: () => Promise<T>) => Promise<Result<T, { readonly message: string }>>;
+
+export type XenMonitor = QmpSession & {
+  /** The socket that is, or was last, in use; else the first that would be. */
+  readonly path: string;
+  /** A held connection has come or gone: look. */
+  readonly changed$: Subject<void>;
+};
+export type XenMonitorDeps = QmpDeps & { readonly timings: Pick<Timings, "reconnectMaxMs"> };
+
+type Link = { readonly session: QmpSession; readonly path: string; readonly end: () => void };
+
+const basenameIs = (path: string, prefix: string): boolean => basename(path).startsWith(prefix);
+/** @param sockets - where a domain's QEMU has monitors, by its command line. @param ownDir - where monitors lie that are for plugherd alone */
+export function monitorPaths(sockets: readonly string[], isOwn: (path: string) => boolean): readonly MonitorPath[] {
+  const own = sockets.filter(isOwn);
+  const stat = sockets.filter((path) => !isOwn(path) && basenameIs(path, "qmp-libxenstat-"));
+  const libxl = sockets.filter((path) => !isOwn(path) && basenameIs(path, "qmp-libxl-"));
+  return [...[...own, ...stat].map((path) => ({ path, hold: true })), ...libxl.map((path) => ({ path, hold: false }))];
+}
+
+export function createXenMonitor(paths: readonly MonitorPath[], withLock: WithLock, deps: XenMonitorDeps): XenMonitor {
+  const { clock, timings } = deps;
+  const events = new Subject<QmpEvent>();
+  const changed = new Subject<void>();
+  let link: Link | null = null;
+  let linking: Promise<Result<Link, string>> | null = null;
+  let inFlight = 0;
+  let ended = false;
+  let version = "unknown";
+  let last = paths[0]?.path ?? "none";
+  /** Sockets that somebody else was seen to hold, with the time until which they are not tried. */
+  const busy = new Map<string, number>();
+  let tellClosed: (reason: string) => void = () => undefined;
+  const closed = new Promise<string>((resolve) => {
+    tellClosed = resolve;
+  });
+  const stop = new AbortController();
+
+  const take = (session: QmpSession, path: string, release: () => void): Link => {
+    const made: Link = { session, path, end: () => session.close() };
+    link = made;
+    last = path;
+    version = session.version;
+    const subscription = session.events$.subscribe((event) => events.next(event));
+    void session.closed.then(() => {
+      subscription.unsubscribe();
+      if (link === made) link = null;
+      release();
+    });
+    return made;
+  };
+  const hold = async (path: string): Promise<Result<Link, string>> => {
+    const opened = await openQmp(path, deps, { signal: stop.signal });
+    if (!opened.ok) {
+      if (opened.error.kind === "busy") busy.set(path, clock.now() + timings.reconnectMaxMs);
+      return err(opened.error.message);
+    }
+    const made = take(opened.value, path, () => {
+      if (!ended) changed.next();
+    });
+    return ok(made);
+  };
+  /** Lent: the lock is given back when the session ends, which is as soon as nothing is under way. */
+  const borrow = (path: string): Promise<Result<Link, string>> =>
+    new Promise((resolve) => {
+      void withLock(async () => {
+        const opened = await openQmp(path, deps, { signal: stop.signal });
+        if (!opened.ok) return resolve(err(opened.error.message));
+        await new Promise<void>((released) => resolve(ok(take(opened.value, path, released))));
+      }).then((locked) => {
+        if (!locked.ok) resolve(err(locked.error.message));
+      });
+    });
+  const connect = async (): Promise<Result<Link, string>> => {
+    let problem = "the domain's QEMU has no monitor that plugherd may use";
+    for (const { path, hold: held } of paths) {
+      if (ended) return err("closed by plugherd");
+      if ((busy.get(path) ?? 0) > clock.now()) {
+        problem = `another client holds ${path}`;
+        continue;
+      }
+      busy.delete(path);
+      const made = held ? await hold(path) : await borrow(path);
+      if (made.ok) return made;
+      problem = `${path}: ${made.error}`;
+    }
+    return err(problem);
+  };
+  const linked = (): Promise<Result<Link, string>> => {
+    if (link !== null) return Promise.resolve(ok(link));
+    linking ??= connect().finally(() => {
+      linking = null;
+    });
+    return linking;
+  };
+  const isHeld = (path: string): boolean => paths.some((one) => one.path === path && one.hold);
+  /** What follows an answer in the same turn is still part of the operation. */
+  const rest = (): void => {
+    inFlight -= 1;
+    if (inFlight > 0 || link === null || isHeld(link.path)) return;
+    setImmediate(() => {
+      if (inFlight === 0 && link !== null && !isHeld(link.path)) link.end();
+    });
+  };
+
+  const execute = async (
+    command: string,
+    args?: Readonly<Record<string, unknown>>,
+    options?: ExecuteOptions,
+  ): Promise<Result<unknown, QmpError>> => {
+    if (ended) return err({ kind: "protocol", reason: "closed by plugherd" });
+    inFlight += 1;
+    try {
+      const held = link ?? null;
+      if (held !== null) return await held.session.execute(command, args, options);
+      const made = await linked();
+      if (!made.ok) return err({ kind: "protocol", reason: made.error });
+      return await made.value.session.execute(command, args, options);
+    } finally {
+      rest();
+    }
+  };
+  return {
+    get version() {
+      return version;
+    },
+    get path() {
+      return last;
+    },
+    execute,
+    events$: events.asObservable(),
+    changed$: changed,
+    closed,
+    close() {
+      if (ended) return;
+      ended = true;
+      stop.abort();
+      link?.end();
+      events.complete();
+      changed.complete();
+      tellClosed("closed by plugherd");
+    },
+  };
+}

@@ -1,0 +1,334 @@
+/**
+ * What xenstore and a domain's QEMU tell, put together: which controllers can be used and what each port holds. The two are written one after the
+ * other, by us and by `xl`: where they disagree and nobody of ours is at work, what was seen before is shown until it has stayed so.
+ */
+import type { LiveController, LiveDomain, LiveObject, PvLink, XenSide } from "../model/domain.ts";
+import { rootPort } from "../protocol/qom-usb.ts";
+import {
+  devidOf,
+  emulatedBus,
+  legacyObjectId,
+  type Mark,
+  paths,
+  portPath,
+  qusbBus,
+  qusbId,
+  recordedPlace,
+  usbbackBus,
+  type UsbRecord,
+  XENBUS,
+} from "../protocol/xenstore-usb.ts";
+import type { Listing } from "./qemu-monitor.ts";
+import type { XenFacts } from "./xen-read.ts";
+
+/** What the domain's QEMU told: its listing, and the objects that its qusb backend made, by id, with whether each is attached. */
+export type QemuSight = { readonly listing: Listing; readonly qusb: ReadonlyMap<string, boolean> };
+export type ViewInput = {
+  readonly facts: XenFacts;
+  /** null: it cannot be asked. */
+  readonly qemu: QemuSight | null;
+  readonly previous: Pick<LiveDomain, "objects">;
+  /** `<devid>/<port>`: an action of ours is at work there. */
+  readonly isBusy: (key: string) => boolean;
+  /** Whether what is called `key` has been seen in this state long enough to be believed. */
+  readonly isSettled: (key: string, state: string, kind: "port" | "controller") => boolean;
+};
+export type View = Pick<LiveDomain, "controllers" | "objects"> &
+  Pick<XenSide, "nextDevid" | "pending" | "phantoms" | "notSaveable"> & {
+    /** Ports of which record and object disagree. */
+    readonly disagreeing: readonly string[];
+  };
+
+const NO_FILTER = { bus: null, address: null, hostport: null, vendor: null, product: null, hostdevice: null } as const;
+export const portKey = (devid: number, port: number): string => `${String(devid)}/${String(port)}`;
+export const busOfRecord = ({ devid, type }: Pick<UsbRecord, "devid" | "type">): string =>
+  type === "devicemodel" ? emulatedBus(devid) : type === "qusb" ? qusbBus(devid) : usbbackBus(devid);
+
+export function viewOf(input: ViewInput): View {
+  const { facts, qemu } = input;
+  if (facts.traditional) return traditionalView(facts);
+  const listed = qemu?.listing.controllers ?? [];
+  const objects: LiveObject[] = [];
+  const controllers: LiveController[] = [];
+  const pending: string[] = [];
+  const phantoms: string[] = [];
+  const disagreeing: string[] = [];
+  const byDevid = new Map(facts.records.map((record) => [record.devid, record]));
+  const nameOf = (devid: number, otherwise: string): string => facts.names.get(devid) ?? otherwise;
+
+  /** Not there as a controller, or not yet. */
+  const absent = (record: UsbRecord, state: string, text: string): void => {
+    const name = nameOf(record.devid, busOfRecord(record).replace(/\.0$/, ""));
+    // One of ours that is not there was left by a crash: it is no longer waited for than anything else of ours.
+    const kind = facts.names.has(record.devid) ? "port" : "controller";
+    if (record.online && record.local && !input.isSettled(`controller ${String(record.devid)}`, state, kind)) pending.push(name);
+    else phantoms.push(`controller ${String(record.devid)} (${record.type}) is recorded, but ${text}`);
+  };
+
+  for (const controller of listed) {
+    const devid = devidOf(controller.bus);
+    const record = devid === null ? undefined : byDevid.get(devid);
+    const there = qemu?.listing.objects.filter(({ bus }) => bus === controller.bus) ?? [];
+    if (devid === null || record?.type !== "devicemodel") {
+      controllers.push(controller);
+      objects.push(...there);
+      continue;
+    }
+    const seen = portsOf(input, record, there);
+    objects.push(...seen.objects);
+    disagreeing.push(...seen.disagreeing);
+    controllers.push({
+      ...controller,
+      name: nameOf(devid, controller.name ?? controller.bus),
+      ours: facts.names.has(devid),
+      occupied: merged(controller.occupied, record),
+    });
+  }
+  for (const record of facts.records) {
+    if (record.type === "devicemodel") {
+      // Who cannot ask QEMU knows nothing of it.
+      if (qemu !== null && !listed.some(({ bus }) => bus === emulatedBus(record.devid)))
+        absent(record, "no controller", "the domain's QEMU has no such controller; `xl usbctrl-detach` may clear it");
+      continue;
+    }
+    const link = linkOf(record);
+    if (!record.local) phantoms.push(`controller ${String(record.devid)} (${record.type}) has its backend in another domain`);
+    else if (link === null) {
+      const states = `${String(record.backendState)} ${String(record.frontendState)}`;
+      absent(record, states, `its backend is in state ${String(record.backendState ?? "unknown")}; nobody serves it`);
+    } else controllers.push(pvController(facts, record, link));
+    const seen = record.type === "qusb" && qemu !== null ? qusbPorts(input, record, qemu) : bareRecords(input, record);
+    objects.push(...seen.objects);
+    disagreeing.push(...seen.disagreeing);
+  }
+  if (qemu !== null) objects.push(...legacyRecords(input, qemu));
+  const devids = [...byDevid.keys(), ...facts.names.keys(), ...listed.flatMap(({ bus }) => devidOf(bus) ?? [])];
+  return {
+    controllers: controllers.sort((a, b) => (a.bus < b.bus ? -1 : a.bus > b.bus ? 1 : 0)),
+    objects: objects.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0)),
+    nextDevid: Math.max(-1, ...devids) + 1,
+    pending,
+    phantoms,
+    notSaveable: notSaveable(facts, qemu),
+    disagreeing,
+  };
+}
+
+const merged = (occupied: readonly number[], { holds }: UsbRecord): readonly number[] =>
+  [...new Set([...occupied, ...[...holds].flatMap(([port, busid]) => (busid === "" ? [] : [port]))])].sort((a, b) => a - b);
+
+/** null: it cannot be used: not set up yet, or going. */
+export function linkOf({ backendState, frontendState, online }: UsbRecord): PvLink | null {
+  if (backendState === XENBUS.connected && frontendState === XENBUS.connected) return "connected";
+  if (!online) return null;
+  const isShut = (state: number | null): boolean => state === XENBUS.closing || state === XENBUS.closed;
+  if (isShut(backendState) || (backendState === XENBUS.connected && isShut(frontendState))) return "closed";
+  return backendState === XENBUS.initWait || backendState === XENBUS.connected ? "waiting" : null;
+}
+
+const pvController = (facts: XenFacts, record: UsbRecord, link: PvLink): LiveController => {
+  const { devid, type, version, ports } = record;
+  const bus = busOfRecord(record);
+  return {
+    bus,
+    name: facts.names.get(devid) ?? bus.replace(/\.0$/, ""),
+    path: paths.backend(facts.domid, devid, type === "pv" ? "pv" : "qusb"),
+    driver: type === "pv" ? "usbback" : "qusb",
+    version,
+    ports,
+    minSpeed: null,
+    maxSpeed: version === 1 ? 12 : 480,
+    ours: facts.names.has(devid),
+    occupied: merged([], record),
+    link,
+  };
+};
+
+type Ports = { readonly objects: readonly LiveObject[]; readonly disagreeing: readonly string[] };
+
+/** A record as the object that stands for what it holds. `attached` false: there is nothing behind it. */
+function recordObject(facts: XenFacts, record: UsbRecord, port: number, busid: string, attached: boolean, mark: Mark | null): LiveObject {
+  const place = recordedPlace(busid);
+  const base = {
+    path: portPath(facts.domid, record.devid, record.type, port),
+    id: null,
+    bus: busOfRecord(record),
+    port: String(port),
+    exact: true,
+    attached,
+  };
+  return mark === null
+    ? {
+        ...base,
+        ours: false,
+        inode: null,
+        filter: { ...NO_FILTER, bus: place?.bus ?? null, hostport: place?.hostport ?? busid.slice(0, 64) },
+      }
+    : { ...base, ours: true, inode: mark.inode, filter: { ...NO_FILTER, bus: mark.bus, address: mark.address } };
+}
+
+/** A mark counts only while the record holds its device, under the id that its object would have. */
+const markFor = ({ facts }: ViewInput, { devid, holds }: UsbRecord, port: number): Mark | null => {
+  const mark = facts.marks.get(portKey(devid, port));
+  return mark !== undefined && mark.busid === holds.get(port) ? mark : null;
+};
+
+type Shown = {
+  /** Path or id of the object on a port; null: none. */
+  readonly objectAt: (port: number) => string | null;
+  /** What to show where record and object agree that there is something; where they do not, for good; and while that is open. */
+  readonly agree: (port: number) => LiveObject | null;
+  readonly differ: (port: number) => LiveObject | null;
+  readonly open: (port: number) => LiveObject | null;
+};
+
+function walk(input: ViewInput, record: UsbRecord, { objectAt, agree, differ, open }: Shown): Ports {
+  const objects: LiveObject[] = [];
+  const disagreeing: string[] = [];
+  const bus = busOfRecord(record);
+  for (const [port, busid] of record.holds) {
+    const object = objectAt(port);
+    const key = portKey(record.devid, port);
+    if ((busid !== "") === (object !== null)) {
+      if (object !== null) objects.push(...nullable(agree(port)));
+      continue;
+    }
+    disagreeing.push(key);
+    const isBusy = input.isBusy(key);
+    if (!isBusy && input.isSettled(`port ${key}`, `${busid} ${object ?? "-"}`, "port")) {
+      objects.push(...nullable(differ(port)));
+      continue;
+    }
+    const before = input.previous.objects.filter((one) => one.bus === bus && one.port === String(port));
+    if (before.length > 0 || isBusy) objects.push(...before);
+    else objects.push(...nullable(open(port)).map((one) => ({ ...one, unsettled: true as const })));
+  }
+  return { objects, disagreeing };
+}
+const nullable = <T>(value: T | null): readonly T[] => (value === null ? [] : [value]);
+
+/** Ports of an emulated controller that libxl knows. */
+function portsOf(input: ViewInput, record: UsbRecord, there: readonly LiveObject[]): Ports {
+  const at = new Map(there.map((object) => [object.port, object]));
+  const own = (port: number): LiveObject | null => at.get(String(port)) ?? null;
+  const bare = (port: number, attached: boolean, mark: Mark | null): LiveObject =>
+    recordObject(input.facts, record, port, record.holds.get(port) ?? "", attached, mark);
+  const known = walk(input, record, {
+    objectAt: (port) => own(port)?.path ?? null,
+    agree: (port) => {
+      const object = own(port);
+      const mark = markFor(input, record, port);
+      const isIt =
+        object !== null &&
+        mark !== null &&
+        mark.id === object.id &&
+        object.filter.bus === mark.bus &&
+        object.filter.address === mark.address;
+      return isIt ? { ...object, ours: true, inode: mark.inode } : object;
+    },
+    differ: (port) => own(port) ?? bare(port, false, markFor(input, record, port)),
+    open: (port) => own(port) ?? bare(port, true, null),
+  });
+  // What hangs on a virtual hub is nobody's record.
+  const others = there.filter(({ port }) => port.includes(".") || !record.holds.has(rootPort(port) ?? 0));
+  return { objects: [...known.objects, ...others], disagreeing: known.disagreeing };
+}
+
+/** Ports of a paravirtual controller whose backend is the domain's QEMU. */
+function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Ports {
+  const { facts } = input;
+  const id = (port: number): string => qusbId(record.devid, port);
+  const shown = (port: number, there: boolean): LiveObject => {
+    const mark = markFor(input, record, port);
+    const counts = mark !== null && mark.id === id(port) ? mark : null;
+    // Of what `xl` put there QEMU's `attached` says too little to take it away.
+    const attached = there && (counts === null || qusb.get(id(port)) === true);
+    const object = recordObject(facts, record, port, record.holds.get(port) ?? "", attached, counts);
+    return counts === null && there ? { ...object, remark: "Unconfirmed" } : object;
+  };
+  // An object without a record is QEMU's to remove, and the record tells nothing of it.
+  const isRecorded = (port: number): boolean => record.holds.get(port) !== "";
+  return walk(input, record, {
+    objectAt: (port) => (qusb.has(id(port)) ? id(port) : null),
+    agree: (port) => shown(port, true),
+    differ: (port) => (isRecorded(port) ? shown(port, false) : null),
+    open: (port) => (isRecorded(port) ? recordObject(facts, record, port, record.holds.get(port) ?? "", true, null) : null),
+  });
+}
+
+/** Nothing but the record can be seen: kernel backend, or no monitor. */
+function bareRecords(input: ViewInput, record: UsbRecord): Ports {
+  const objects = [...record.holds].flatMap(([port, busid]): LiveObject[] => {
+    if (busid === "") return [];
+    const object = recordObject(input.facts, record, port, busid, true, markFor(input, record, port));
+    return [{ ...object, remark: "Unconfirmed" }];
+  });
+  return { objects, disagreeing: [] };
+}
+
+/** The one controller that a qemu-traditional domain with `usb=1` has: UHCI, and nothing lists what is on it. */
+export const TRADITIONAL_BUS = "dm-usb.0";
+const TRADITIONAL_DEVID = 0;
+
+/** Of a device model without QMP: what we have marked is all that is known. */
+function traditionalView(facts: XenFacts): View {
+  const objects = [...facts.marks].flatMap(([key, mark]): LiveObject[] => {
+    const [devid, port = ""] = key.split("/");
+    if (Number(devid) !== TRADITIONAL_DEVID) return [];
+    return [
+      {
+        path: paths.mark(facts.domid, TRADITIONAL_DEVID, Number(port)),
+        id: null,
+        bus: TRADITIONAL_BUS,
+        port,
+        ours: true,
+        inode: mark.inode,
+        filter: { ...NO_FILTER, bus: mark.bus, address: mark.address },
+        exact: true,
+        attached: true,
+        remark: "Unverified",
+      },
+    ];
+  });
+  const controller: LiveController = {
+    bus: TRADITIONAL_BUS,
+    name: "usb",
+    path: paths.deviceModel(facts.domid),
+    driver: "piix3-usb-uhci",
+    version: 1,
+    ports: 2,
+    minSpeed: null,
+    maxSpeed: null,
+    ours: false,
+    occupied: objects.map(({ port }) => Number(port)).sort((a, b) => a - b),
+  };
+  return { controllers: [controller], objects, nextDevid: 0, pending: [], phantoms: [], notSaveable: null, disagreeing: [] };
+}
+
+/** Records of the 2014 layout behind which there is no object; one that has its object is shown as that. */
+function legacyRecords({ facts, isSettled }: ViewInput, { listing }: QemuSight): readonly LiveObject[] {
+  return facts.legacy.flatMap((name): LiveObject[] => {
+    const id = legacyObjectId(name);
+    if (listing.objects.some((object) => object.id === id) || !isSettled(`legacy ${name}`, "", "port")) return [];
+    const filter = { ...NO_FILTER, hostport: name.slice(0, 64) };
+    const path = `${paths.legacy(facts.domid)}/${name}`;
+    return [{ path, id: null, bus: "legacy", port: "0", ours: false, inode: null, filter, exact: true, attached: false }];
+  });
+}
+
+/** Xen's own limit: QEMU cannot load such a state again, and the domain is lost. */
+function notSaveable({ type }: XenFacts, qemu: QemuSight | null): string | null {
+  if (type !== "hvm" || qemu === null) return null;
+  const added = qemu.listing.controllers.find(
+    ({ path }) => path.startsWith("/machine/peripheral/xenusb-") || path.startsWith("/machine/peripheral/plugherd-"),
+  );
+  const what =
+    added !== undefined
+      ? `its USB controller ${added.name ?? added.bus} was added after its start or by \`usbctrl\``
+      : qemu.listing.objects.length > 0
+        ? "it holds a host USB device"
+        : null;
+  return what === null
+    ? null
+    : `${what}: after \`xl save\` or a migration Xen cannot restore this domain, and it is lost; use a boot-time \`usbversion=3\` controller, and hold its devices off while it is saved`;
+}
