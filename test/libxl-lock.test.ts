@@ -215,11 +215,12 @@ test("lines of /proc/locks", () => {
 6: nonsense
 `;
   expect(parseLocks(text)).toEqual([
-    { kind: "POSIX", pid: 3568, major: 0xfd, minor: 0, inode: 2531452 },
-    { kind: "FLOCK", pid: 3517, major: 0xfd, minor: 0, inode: 2531448 },
-    { kind: "OFDLCK", pid: -1, major: 0xfe, minor: 0x1a, inode: 5423947 },
-    { kind: "LEASE", pid: 3518, major: 0, minor: 0x19, inode: 77 },
-    { kind: "FLOCK", pid: 0, major: 0x103, minor: 2, inode: 78 },
+    { kind: "POSIX", pid: 3568, major: 0xfd, minor: 0, inode: 2531452, waits: false },
+    { kind: "FLOCK", pid: 3517, major: 0xfd, minor: 0, inode: 2531448, waits: false },
+    { kind: "FLOCK", pid: 3600, major: 0xfd, minor: 0, inode: 2531448, waits: true },
+    { kind: "OFDLCK", pid: -1, major: 0xfe, minor: 0x1a, inode: 5423947, waits: false },
+    { kind: "LEASE", pid: 3518, major: 0, minor: 0x19, inode: 77, waits: false },
+    { kind: "FLOCK", pid: 0, major: 0x103, minor: 2, inode: 78, waits: false },
   ]);
 });
 

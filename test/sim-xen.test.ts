@@ -1,6 +1,6 @@
 /** The Xen half of the simulated host: what its xl, device models and guests do is what real ones were recorded to do. */
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import type { DomainSpec, Given } from "../src/sim/scenario-file.ts";
@@ -407,6 +407,14 @@ describe("other device models", () => {
   });
 });
 
+/** Locks that the simulated /proc shows, of files in libxl's directory. */
+function lockHolders(): readonly string[] {
+  const inodes = readdirSync(host.paths.xenLib).map((name) => String(statSync(join(host.paths.xenLib, name)).ino));
+  return readFileSync(join(host.paths.proc, "locks"), "utf8")
+    .split("\n")
+    .filter((line) => line.includes("FLOCK") && inodes.some((inode) => line.includes(`:${inode} `)));
+}
+
 describe("lives of domains", () => {
   const HVM = "{ name: hvm1, type: hvm, usbctrl: [{ version: 3 }] }";
   const states = (): readonly string[] =>
@@ -419,6 +427,26 @@ describe("lives of domains", () => {
     await xen.xl.reboot("hvm1");
     expect(xen.xl.domain("hvm1")).toMatchObject({ domid: 2, uuid });
     expect(xen.usbList("hvm1")).toContain("0      devicemodel  0   0     3       8    \n  Port 1:\n");
+    expect(xen.problems()).toEqual([]);
+  });
+  test("what xl does can be held up: with the record written, and with its lock held", async () => {
+    await play(`}, host: [{ busid: 1-1, kind: stick }], domains: [${HVM}]`, "  - mark: true");
+    const seen: unknown[] = [];
+    await xen.xl.usbdevAttach("hvm1", xen.addressOf("1-1"), {
+      recorded: () => seen.push(xen.problems()),
+      locked: () => seen.push(readdirSync(host.paths.xenLib).filter((name) => name.endsWith("lock")).length, lockHolders().length),
+    });
+    expect(seen).toEqual([["/libxl/1/device/vusb/0/port/1 holds 1-1, but hvm1 has nothing there"], 1, 1]);
+    expect(xen.problems()).toEqual([]);
+    expect(readdirSync(host.paths.xenLib)).toHaveLength(1);
+    expect(host.mutations("hvm1")).toEqual([]);
+  });
+  test("a device model that is killed takes its process along, and leaves its nodes", async () => {
+    await play(`}, domains: [${HVM}]`, "  - kill: hvm1");
+    expect(host.objects("hvm1")).toEqual([]);
+    expect(existsSync(join(host.paths.proc, "1001"))).toBe(false);
+    expect(xen.store.read("/local/domain/0/device-model/1/state")).toBe("running");
+    await xen.xl.destroy("hvm1");
     expect(xen.problems()).toEqual([]);
   });
   test("a helper's controller record in the middle of a creation kills it", async () => {

@@ -7,7 +7,7 @@ import type { SimXen } from "../src/sim/xen.ts";
 import type { XenSpec } from "../src/sim/xen-domain.ts";
 import { createRig, type Rig } from "./support/rig.ts";
 
-const TIMINGS = { recordSettleMs: 60, phantomMs: 150, backendMs: 400, qusbMs: 400 };
+const TIMINGS = { recordSettleMs: 150, phantomMs: 250, backendMs: 400, qusbMs: 400 };
 const DAEMONS = ["c", "ocaml"] as const;
 const DONGLE = { busid: "1-1", kind: "stick", id: "0951:1666", serial: "A1" } as const;
 const OTHER = { busid: "1-2", kind: "stick", id: "0951:1666", serial: "B2" } as const;

@@ -42,8 +42,8 @@ export function createHostUsb(options: HostUsbOptions): HostUsb {
 
 type Running = { audit(): Promise<void>; close(): void };
 
-/** Devices of a full reading that are read before others get their turn: all that is left of the start once it is over is audits, which nobody waits for. */
-const AT_START = 8;
+/** Devices read in one go before others get their turn, where the reading is waited for; an audit's are read one by one. A device takes a tenth of a millisecond. */
+const BATCH = 8;
 
 function run(reader: SysfsReader, out: Subscriber<HostChange>, { dev, clock, timings, log }: HostUsbOptions): Running {
   const settling = createSettling(clock, timings.hostSettleMs);
@@ -57,14 +57,14 @@ function run(reader: SysfsReader, out: Subscriber<HostChange>, { dev, clock, tim
   const devices = createHostDevices(reader, settling, (busid, device) => {
     if (told && !closed) out.next({ kind: "device", busid, device });
   });
-  const readAll = async (): Promise<void> => {
+  const readAll = async (awaited: boolean): Promise<void> => {
     const present = reader.list() ?? [];
     let count = 0;
     for (const busid of new Set([...present, ...devices.places()])) {
       if (closed) return;
       devices.look(busid);
       count += 1;
-      if (told || count % AT_START === 0) await new Promise((resolve) => setImmediate(resolve));
+      if (!awaited || count % BATCH === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     // What is still settling belongs to the first picture, or it would be taken for absent.
     if (!told) await settling.idle();
@@ -104,7 +104,10 @@ function run(reader: SysfsReader, out: Subscriber<HostChange>, { dev, clock, tim
 }
 
 /** Full readings, one at a time: whoever asks during one gets the next, which all that ask meanwhile share. `told`: one was asked for with a snapshot. */
-function createReadings(readAll: () => Promise<void>, tellSnapshot: () => void): { ask(snapshot: boolean): Promise<void> } {
+function createReadings(
+  readAll: (snapshot: boolean) => Promise<void>,
+  tellSnapshot: () => void,
+): { ask(snapshot: boolean): Promise<void> } {
   let running: Promise<void> = Promise.resolve();
   let next: { snapshot: boolean; promise: Promise<void> } | null = null;
   return {
@@ -116,7 +119,7 @@ function createReadings(readAll: () => Promise<void>, tellSnapshot: () => void):
       const mine = { snapshot, promise: running };
       mine.promise = running.then(async () => {
         next = null;
-        await readAll();
+        await readAll(mine.snapshot);
         if (mine.snapshot) tellSnapshot();
       });
       next = mine;

@@ -24,7 +24,7 @@ export type LibxlLocks = {
    */
   withLock<T>(path: string, run: () => Promise<T>): Promise<Result<T, LockError>>;
   /**
-   * Whether somebody else holds it now. A file that is missing is held by nobody; when it cannot be told, it is held.
+   * Whether somebody else holds it now, or waits for it while we do. A file that is missing is held by nobody; when it cannot be told, it is held.
    * Takes no lock, so that nobody is made to wait.
    */
   isHeld(path: string): Promise<boolean>;
@@ -97,12 +97,13 @@ export function createLibxlLocks({ clock, timings, command = "flock", proc = "/p
         }
       }),
     async isHeld(path) {
-      if (ours.has(path)) return false;
       const file = await statOf(path);
       if (file === null) return false;
       const text = readBytesSync(`${proc}/locks`, MAX_LOCKS_BYTES);
       if (text === null) return true;
-      const locks = parseLocks(new TextDecoder().decode(text)).filter(({ kind, inode }) => kind === "FLOCK" && inode === file.ino);
+      const locks = parseLocks(new TextDecoder().decode(text)).filter(
+        ({ kind, inode, waits }) => kind === "FLOCK" && inode === file.ino && (waits || !ours.has(path)),
+      );
       if (locks.length === 0) return false;
       const { major, minor } = (await deviceOf(path)) ?? deviceNumber(file.dev);
       return locks.some((lock) => lock.major === major && lock.minor === minor);

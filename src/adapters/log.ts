@@ -25,11 +25,16 @@ const MOST_WAITING = 1024 * 1024;
 /** C0 and C1 controls, bidirectional marks, line separators: what could forge a line or drive a terminal. */
 const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
+/** Nearly every text, at every action. */
+const PLAIN = /^[\x20-\x7e]*$/;
+
 const clean = (text: string): string =>
-  (text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}…` : text).replace(
-    UNSAFE,
-    (character) => `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`,
-  );
+  text.length <= MOST_CHARACTERS && PLAIN.test(text)
+    ? text
+    : (text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}…` : text).replace(
+        UNSAFE,
+        (character) => `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`,
+      );
 
 function tame(value: unknown, depth: number): unknown {
   if (typeof value === "string") return clean(value);

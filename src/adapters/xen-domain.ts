@@ -58,7 +58,7 @@ export type XenDomainOptions = {
   readonly deviceModelOf: (seen: XenFacts) => Promise<DeviceModelSight | null>;
   readonly publish: (domain: LiveDomain) => void;
   /** Whether what is seen is no domain to be served any more. */
-  readonly isOver: (seen: XenFacts, deviceModel: DeviceModelSight | null) => boolean;
+  readonly isOver: (seen: XenFacts) => Promise<boolean>;
   /** It is another life now, or none. */
   readonly onOver: () => void;
 };
@@ -176,8 +176,8 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
       const seen = await readXenDomain(store, domid);
       if (!seen.ok) return err({ kind: seen.error.kind === "away" || seen.error.kind === "unknown" ? "lost" : "failed" });
       if (seen.value === null || seen.value.vm !== vm || seen.value.deviceModelPid !== identity.deviceModelPid) return over();
+      if (await isOver(seen.value)) return over();
       await meet(seen.value);
-      if (isOver(seen.value, deviceModel)) return over();
       facts = seen.value;
       const obstacle = await obstacleOf(facts);
       const asked = obstacle === null && facts.deviceModel && !facts.traditional ? monitor : null;

@@ -8,7 +8,7 @@ import { Observable, type Subscription } from "rxjs";
 import type { ActionError } from "../model/action.ts";
 import type { Clock, DomainChange, Domains, Log, Random } from "../model/contracts.ts";
 import type { DomainKey } from "../model/domain.ts";
-import { err, ok, type Result } from "../model/result.ts";
+import { err } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import { parseQemuCmdline, type QemuCmdline } from "../protocol/qemu-cmdline.ts";
 import { transient } from "../protocol/qmp-usb.ts";
@@ -115,9 +115,10 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
     return { paths: monitorPaths(sockets, isOwn), restricted: cmdline.restricted };
   };
 
-  /** Of another toolstack, with a monitor for us: it is served like a plain QEMU domain. */
-  const isServedElsewhere = ({ type }: XenFacts, deviceModel: DeviceModelSight | null): boolean =>
-    type === null && deviceModel?.paths.some(({ path }) => isOwn(path)) === true;
+  /** Of another toolstack, with a monitor for us: it is served like a plain QEMU domain. Such a one does not say which process its QEMU is. */
+  const isServedElsewhere = async ({ type, domid }: XenFacts): Promise<boolean> =>
+    type === null &&
+    (await findQemu(proc, ({ xenDomid, sockets }) => xenDomid === domid && sockets.some(({ path }) => isOwn(path)))) !== null;
 
   const end = (one: Tracked): void => {
     if (one.life === null) return;
@@ -182,13 +183,12 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
     const { vm, uuid, deviceModelPid, name, isStubdom } = facts.value;
     const key = `${uuid ?? "-"}/${String(domid)}/${String(deviceModelPid ?? "-")}`;
     if (found.life !== null && (found.life.identity.key !== key || found.life.identity.vm !== vm)) end(found);
-    if (isStubdom || isPassing(name)) return end(found);
+    if (isStubdom || isPassing(name) || (await isServedElsewhere(facts.value))) return end(found);
+    if (stopped || tracked.get(domid) !== found) return;
     if (found.life !== null) {
       found.life.domain.setDoubt(null);
       return await found.life.domain.refresh();
     }
-    if (isServedElsewhere(facts.value, await deviceModelOf(facts.value))) return;
-    if (stopped || tracked.get(domid) !== found || found.life !== null) return;
     const identity: XenIdentity = { key, domid, vm, uuid, deviceModelPid };
     const domain = createXenDomain(
       {
@@ -197,7 +197,7 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
         publish: (seen) => {
           if (found.life?.domain === domain) emit({ kind: "domain", domain: seen });
         },
-        isOver: (seen, deviceModel) => isPassing(seen.name) || isServedElsewhere(seen, deviceModel),
+        isOver: async (seen) => isPassing(seen.name) || (await isServedElsewhere(seen)),
         onOver: () => probe(domid),
       },
       deps,
@@ -347,11 +347,10 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
     async owns(path) {
       await known;
       if (!up) return false;
-      const found = await ownerOf(proc, path);
-      if (!found.ok) return false;
-      const libxl = await store.read(`${paths.libxl(found.value)}/type`);
-      if (!libxl.ok) return false;
-      touched(found.value);
+      const found = await findQemu(proc, ({ sockets }) => sockets.some((one) => resolve(one.path) === resolve(path)));
+      const domid = found?.xenDomid ?? null;
+      if (domid === null || !(await store.read(`${paths.libxl(domid)}/type`)).ok) return false;
+      touched(domid);
       return true;
     },
   };
@@ -369,14 +368,14 @@ const exists = (path: string): Promise<boolean> =>
 /** Processes that are looked at. */
 const MOST_PROCESSES = 32_768;
 
-/** The domain whose device model was started with this monitor, by the command lines of all processes. */
-async function ownerOf(proc: string, socket: string): Promise<Result<number, null>> {
+/** The first QEMU of Xen's that is so, by the command lines of all processes; null: none. */
+async function findQemu(proc: string, is: (cmdline: QemuCmdline) => boolean): Promise<QemuCmdline | null> {
   const pids = (await readdir(proc).catch(() => [])).filter((name) => /^\d+$/.test(name)).slice(0, MOST_PROCESSES);
   for (const pid of pids) {
     const bytes = await readFile(join(proc, pid, "cmdline")).catch(() => null);
     if (bytes === null || bytes.length === 0) continue;
-    const { xenDomid, sockets } = parseQemuCmdline(bytes);
-    if (xenDomid !== null && sockets.some(({ path }) => resolve(path) === resolve(socket))) return ok(xenDomid);
+    const cmdline = parseQemuCmdline(bytes);
+    if (cmdline.xenDomid !== null && is(cmdline)) return cmdline;
   }
-  return err(null);
+  return null;
 }

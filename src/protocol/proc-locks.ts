@@ -12,16 +12,27 @@ export type FileLock = {
   readonly inode: number;
   /** -1: a lock of an open file, not of a process. 0: not to be seen from here. */
   readonly pid: number;
+  /** It is not held yet: somebody waits for it. */
+  readonly waits: boolean;
 };
 
-const LINE = /^\d+: ([A-Z]+) +[A-Z*]+ +[A-Z]+ (-?\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) /;
+const LINE = /^\d+: (-> )?([A-Z]+) +[A-Z*]+ +[A-Z]+ (-?\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) /;
 
-/** Locks that are held; those that are waited for, and lines of another shape, are left out. */
+/** Lines of another shape are left out. */
 export const parseLocks = (text: string): readonly FileLock[] =>
   text.split("\n").flatMap((line) => {
-    const [, kind, pid, major = "", minor = "", inode] = LINE.exec(line) ?? [];
+    const [, arrow, kind, pid, major = "", minor = "", inode] = LINE.exec(line) ?? [];
     if (kind === undefined) return [];
-    return [{ kind, pid: Number(pid), major: Number.parseInt(major, 16), minor: Number.parseInt(minor, 16), inode: Number(inode) }];
+    return [
+      {
+        kind,
+        pid: Number(pid),
+        major: Number.parseInt(major, 16),
+        minor: Number.parseInt(minor, 16),
+        inode: Number(inode),
+        waits: arrow !== undefined,
+      },
+    ];
   });
 
 /**

@@ -47,6 +47,7 @@ export async function restoreHost(host: SimHost, { given }: Scenario): Promise<v
   for (const spec of given.host ?? []) if (!host.plugged().includes(spec.busid)) host.plug(spec);
   for (const spec of given.domains ?? []) {
     if (!host.domainNames().includes(spec.name)) await host.startDomain(spec);
+    if (spec.type !== undefined && host.xen?.xl.domain(spec.name).model?.qemu == null) continue;
     host.qemu(spec.name).faults.clear();
     host.releaseMonitor(spec.name);
   }

@@ -22,6 +22,8 @@ export type SimHostOptions = {
   readonly given?: Given;
   /** Of every fake QEMU and of the Xen half, ms; see SimDelays and XenDelays. */
   readonly delays?: Partial<SimDelays & XenDelays>;
+  /** false: xl takes no lock while it talks QMP; for hosts of thousands of domains. */
+  readonly xlLocks?: boolean;
   /** How much of sysfs there is; see createSysfsTree. */
   readonly detail?: Detail;
 };
@@ -81,11 +83,13 @@ export type SimHost = {
   unmount(busid: string): void;
   route(busid: string): void;
   startDomain(spec: DomainSpec): Promise<void>;
+  /** Of a Xen domain: its device model alone. */
   killDomain(name: string): Promise<void>;
+  /** Of a Xen domain: xl destroys it. */
   quitDomain(name: string): Promise<void>;
-  /** Killed and started as it was at its start. */
+  /** Killed and started as it was at its start. Of a Xen domain: xl reboots it. */
   restartDomain(name: string): Promise<void>;
-  /** Another client takes the slot of its monitor. */
+  /** Another client takes the slot of its monitor; of a Xen domain: of all but libxl's. */
   holdMonitor(name: string): void;
   releaseMonitor(name: string): void;
   /** The device is pulled in the moment in which this domain's QEMU looks for it. */
@@ -101,7 +105,7 @@ export type SimHost = {
   objects(name: string): readonly HeldObject[];
   /** Busids of what a domain really has, by its device model or the kernel's backend. */
   held(name: string): readonly string[];
-  /** What plugherd had changed in the domain since the last mark; a domain's end forgets. */
+  /** What plugherd had changed in the domain since the last mark, in its nodes of xenstore too; a domain's end forgets. */
   mutations(name: string): readonly Mutation[];
   mark(): void;
   /** Ends every QEMU and removes the root. */
@@ -109,7 +113,7 @@ export type SimHost = {
 };
 
 /** qemu is null while there is none: a Xen domain begins without, and some never have one. */
-type Running = { readonly spec: DomainSpec; qemu: FakeQemu | null; mark: number; leaving: string | null };
+type Running = { readonly spec: DomainSpec; qemu: FakeQemu | null; mark: number; writes: number; leaving: string | null };
 
 export async function createSimHost(options: SimHostOptions = {}): Promise<SimHost> {
   const { given = {} } = options;
@@ -188,12 +192,13 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
           usbback: given.xen.usbback === true,
           paths,
           run: join(root, "run", "xen"),
+          locks: options.xlLocks ?? true,
           delays: options.delays ?? {},
           devicesFor: hostDevices,
           devices: tree.devices,
           isHub: (busid) => specs.get(busid)?.full.hub !== undefined,
           onDomain: {
-            begins: (spec) => void domains.set(spec.name, { spec, qemu: null, mark: 0, leaving: null }),
+            begins: (spec) => void domains.set(spec.name, { spec, qemu: null, mark: 0, writes: 0, leaving: null }),
             has(name, qemu) {
               const domain = domains.get(name);
               if (domain !== undefined) Object.assign(domain, { qemu, mark: 0 });
@@ -206,6 +211,7 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
             ends: (name) => void domains.delete(name),
           },
         });
+  const ofXen = (name: string): boolean => xen?.xl.domains.has(name) === true;
   /** Of Xen: a domain that has a type. */
   const xenDomain = (spec: DomainSpec): XenSpec | null => {
     const { type } = spec;
@@ -272,26 +278,30 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
         hostDevices: () => hostDevices(name),
         ...(options.delays === undefined ? {} : { delays: options.delays }),
       });
-      domains.set(name, { spec, qemu, mark: 0, leaving: null });
+      domains.set(name, { spec, qemu, mark: 0, writes: 0, leaving: null });
       await qemu.start();
       if (spec.dialIn === true) qemu.dialTo(paths.qmpListen);
     },
     async killDomain(name) {
-      if (xen?.xl.domains.has(name) === true) await xen.xl.domain(name).model?.end("kill");
-      else await end(name, "kill");
+      if (!ofXen(name)) return void (await end(name, "kill"));
+      running(name).qemu = null;
+      await xen?.xl.domain(name).model?.end("kill");
     },
     async quitDomain(name) {
-      if (xen?.xl.domains.has(name) === true) await xen.xl.destroy(name);
+      if (ofXen(name)) await xen?.xl.destroy(name);
       else await end(name, "stop");
     },
     async restartDomain(name) {
-      if (xen?.xl.domains.has(name) === true) await xen.xl.reboot(name);
-      else await host.startDomain(await end(name, "kill"));
+      if (!ofXen(name)) return host.startDomain(await end(name, "kill"));
+      const made = await xen?.xl.reboot(name);
+      if (made?.ok === false) throw new Error(`xl create ${name}: ${made.error}`);
     },
     holdMonitor(name) {
       const qemu = qemuOf(name);
-      qemu.mute(true);
-      qemu.disconnect();
+      for (const path of ofXen(name) ? (xen?.openMonitors(name) ?? []) : [undefined]) {
+        qemu.mute(true, path);
+        qemu.disconnect(path);
+      }
     },
     releaseMonitor: (name) => qemuOf(name).mute(false),
     leaveDuring(name, busid) {
@@ -326,10 +336,7 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
           port,
           holds: id?.startsWith("xen-qusb-") === true ? (xen?.toldOf(name, id) ?? null) : busidAt(hostbus, hostaddr),
         })),
-    held: (name) => [
-      ...host.objects(name).flatMap(({ holds }) => holds ?? []),
-      ...(xen?.xl.domains.has(name) === true ? xen.heldElsewhere(name) : []),
-    ],
+    held: (name) => [...host.objects(name).flatMap(({ holds }) => holds ?? []), ...(ofXen(name) ? (xen?.heldElsewhere(name) ?? []) : [])],
     mutations(name) {
       const { mark } = running(name);
       return qemuOf(name)
@@ -337,7 +344,8 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
         .filter(({ by }) => by === "monitor");
     },
     mark() {
-      for (const domain of domains.values()) domain.mark = domain.qemu?.mutationLog.length ?? 0;
+      for (const domain of domains.values())
+        Object.assign(domain, { mark: domain.qemu?.mutationLog.length ?? 0, writes: xen?.writes.length ?? 0 });
     },
     async close() {
       await xen?.close();

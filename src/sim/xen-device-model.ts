@@ -76,6 +76,7 @@ export function createDeviceModel(options: DeviceModelOptions): DeviceModel {
     name,
     machine: hvm ? "pc" : "xenpv",
     version: options.version,
+    running: !(hvm && options.restored),
     devices: options.devices,
     hostDevices: stub === null ? options.hostDevices : () => [],
     delays,
@@ -206,7 +207,7 @@ function writeCommandLine(proc: string, pid: number, words: readonly string[]): 
 }
 
 function commandLine(
-  { domid, name, type, monitor, memoryMb, deviceArguments, restored }: DeviceModelOptions,
+  { domid, name, type, monitor, memoryMb, deviceArguments }: DeviceModelOptions,
   sockets: { readonly libxl: string; readonly libxenstat: string },
 ): readonly string[] {
   const monitors = [
@@ -228,7 +229,7 @@ function commandLine(
     "-no-user-config",
     ...(type === "hvm" ? [] : ["-xen-attach"]),
     "-name",
-    restored ? `${name}--incoming` : name,
+    name, // for good, whatever the domain is called later
     "-vnc",
     "none",
     "-display",

@@ -12,7 +12,7 @@ const PER_DOMAIN = [
   /^\/local\/domain\/0\/device-model\/(\d+)(?:\/|$)/,
 ];
 /** The domain whose tree a path is in; null: none's, or dom0's. */
-function domidOf(path: string): number | null {
+export function domidOf(path: string): number | null {
   for (const pattern of PER_DOMAIN) {
     const found = Number(pattern.exec(path)?.[1] ?? 0);
     if (found !== 0) return found;

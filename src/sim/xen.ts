@@ -12,7 +12,7 @@ import type { Told } from "./xen-backend.ts";
 import { createDeviceModel, createTraditionalModel, realXenDelays, type XenDelays } from "./xen-device-model.ts";
 import { bootControllers, hasModel, readJson, type XenDomain, type XenSpec, writeJson } from "./xen-domain.ts";
 import { createFrontend, type FrontendWay } from "./xen-frontend.ts";
-import { watchDeadWrites, xenProblems } from "./xen-problems.ts";
+import { domidOf, watchDeadWrites, xenProblems } from "./xen-problems.ts";
 import { connectLocally } from "./xenstore-local.ts";
 import { createFakeXenstored, type FakeXenstored } from "./xenstored.ts";
 import type { StoreWrite } from "./xenstore-core.ts";
@@ -40,6 +40,8 @@ export type XenHostOptions = {
   };
   /** For the monitors of device models. */
   readonly run: string;
+  /** xl takes a lock while it talks QMP, as libxl does. */
+  readonly locks: boolean;
   readonly delays: Partial<XenDelays & SimDelays>;
   /** What is plugged in, as this domain's device model finds it. */
   readonly devicesFor: (name: string) => Iterable<SimHostDevice>;
@@ -59,6 +61,8 @@ export type SimXen = {
   readonly xl: Xl;
   /** Each command that xl sent over QMP, without its end. */
   readonly xlQmp: readonly string[];
+  /** Monitors of a domain that others than libxl use. */
+  openMonitors(name: string): readonly string[];
   start(): Promise<void>;
   /** `path = "value"   (permissions)`, sorted. */
   dump(): readonly string[];
@@ -70,6 +74,8 @@ export type SimXen = {
   problems(): readonly string[];
   /** The kernel's backend comes into the kernel, or is taken out. */
   usbback(loaded: boolean): void;
+  /** Writes over the wire below a domain's nodes, from the write of this number on. */
+  wiredWrites(name: string, from: number): readonly StoreWrite[];
   /** A device that is plugged in gets drivers for its interfaces. */
   readonly drivers: UsbDrivers;
   usbList(name: string): string;
@@ -147,7 +153,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
     qmpOf: (domid, uuid) =>
       createLibxlQmp({
         socket: socketOf(domid),
-        lockFile: join(paths.xenLib, `userdata-l.${String(domid)}.${uuid}.qmp-socket-lock`),
+        lockFile: options.locks ? join(paths.xenLib, `userdata-l.${String(domid)}.${uuid}.qmp-socket-lock`) : null,
         timeoutMs: delays.qmpMs,
         pending,
         onLine: (line) => void xlQmp.push(line),
@@ -198,7 +204,9 @@ export function createSimXen(options: XenHostOptions): SimXen {
       renamed: (domain, from) => options.onDomain.renamed(from, domain.name),
       changed: (domain, gone) => (gone ? program.hide(domain.domid) : show(domain)),
       introduce: store.introduce,
-      release: store.release,
+      release: (domid) => {
+        if (store.core.knows(domid)) store.release(domid);
+      },
       tellRelease: store.core.tellRelease,
     },
   });
@@ -267,6 +275,11 @@ export function createSimXen(options: XenHostOptions): SimXen {
     },
     toldOf: (name, objectId) => toldOf(xl.domain(name), objectId),
     heldElsewhere: (name) => [...kernel.sees(xl.domain(name).domid), ...(xl.domain(name).model?.legacy() ?? [])],
+    openMonitors: (name) => {
+      const { domid, spec } = xl.domain(name);
+      const own = spec.monitor === true ? [join(paths.qmpDir, `${spec.name}.sock`)] : [];
+      return [join(run, `qmp-libxenstat-${String(domid)}`), ...own];
+    },
     domid: (name) => xl.domain(name).domid,
     addressOf(busid) {
       const found = busidToAddress(busid);
@@ -287,6 +300,10 @@ export function createSimXen(options: XenHostOptions): SimXen {
     ],
     usbback: (loaded) => (loaded ? kernel.load() : kernel.unload()),
     drivers,
+    wiredWrites(name, from) {
+      const { domid } = xl.domain(name);
+      return store.core.writeLog.slice(from).filter(({ who, path }) => who === "socket" && domidOf(path) === domid);
+    },
     async restartStore() {
       await store.kill();
       await store.start();

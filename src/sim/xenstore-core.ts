@@ -31,11 +31,13 @@ export type StoreCore = {
   /** What a request does, and what it tells others: the daemons differ in which goes out first. */
   execute(peer: StorePeer, request: StoreRequest): { readonly reply: Reply; readonly tell: () => void };
   introduce(domid: number): void;
+  /** One that was introduced to an earlier life of the daemon is not known to this one. */
+  knows(domid: number): boolean;
   /** Something happened to a domain that lives on: it shut down or is to be saved. */
   tellRelease(): void;
   /** A domain is gone: what it owned is removed with all below it. */
   release(domid: number): void;
-  /** The newest {@link WRITE_LOG_LIMIT}. */
+  /** The newest {@link WRITE_LOG_LIMIT} at least. */
   readonly writeLog: readonly StoreWrite[];
   /** Told of each change as it happens. */
   onWrite(look: (write: StoreWrite) => void): void;
@@ -62,7 +64,7 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
       writeLog.push(write);
       for (const look of lookers) look(write);
     }
-    if (writeLog.length > WRITE_LOG_LIMIT) writeLog.splice(0, writeLog.length - WRITE_LOG_LIMIT);
+    if (writeLog.length > 2 * WRITE_LOG_LIMIT) writeLog.splice(0, writeLog.length - WRITE_LOG_LIMIT);
   };
   const forget = (peer: StorePeer, path: string, token: string): void => {
     const left = (watchers.get(path) ?? []).filter((one) => one.peer !== peer || one.token !== token);
@@ -112,11 +114,14 @@ export function createStoreCore(limits: StoreLimits): StoreCore {
     root: () => root,
     clear() {
       root = emptyTree(like);
+      known.clear();
+      known.add(0);
       for (const { peer } of [...watchers.values()].flat()) peer.watches.length = 0;
       watchers.clear();
     },
     introduce,
     release,
+    knows: (domid) => known.has(domid),
     tellRelease: () => fire([{ path: RELEASE_EVENT, removed: [] }]),
     onWrite: (look) => void lookers.push(look),
     execute(peer, request) {

@@ -1,5 +1,6 @@
 /** What one request does to a fake xenstore's tree: a reply, a new root, and which paths changed. */
 import { pathProblem, type XENSTORE_TYPES } from "../protocol/xenstore.ts";
+import { noChildren } from "./xenstore-children.ts";
 import { type Changed, find, mkdir, remove, setPermissions, type StoreNode, walk, write } from "./xenstore-tree.ts";
 
 /** `like`: whose ways; the numbers are of one connection, but for nodes: all that there are. */
@@ -59,7 +60,7 @@ export function applyRequest(root: StoreNode, request: StoreRequest, limits: Sto
     case "mkdir":
       return full() ? only(quota) : changed(mkdir(root, path, domid), { path, removed: [] });
     case "rm": {
-      if (path === "/" && limits.like === "ocaml") return { root: { ...root, children: new Map() }, reply: "OK\0", changes: [] };
+      if (path === "/" && limits.like === "ocaml") return { root: { ...root, children: noChildren() }, reply: "OK\0", changes: [] };
       const removed = node === undefined ? [] : [...walk(path, node)].map(([one]) => one);
       return changed(remove(root, path, domid), { path, removed });
     }
@@ -73,7 +74,7 @@ export function applyRequest(root: StoreNode, request: StoreRequest, limits: Sto
 const count = (root: StoreNode): number => [...walk("/", root)].length;
 
 function listOf(node: StoreNode, { like }: StoreLimits): string {
-  const names = [...node.children.keys()];
+  const names = [...node.children].map(([name]) => name);
   if (like === "ocaml") names.sort();
   return names.map((name) => `${name}\0`).join("");
 }

@@ -3,13 +3,14 @@
  * Source: tools/xenstore/xenstored_core.c; a node's generation changes with its value, its permissions and the list of its children.
  */
 import { err, ok, type Result } from "../model/result.ts";
+import { type Children, noChildren } from "./xenstore-children.ts";
 
 export type StoreNode = {
   readonly value: Uint8Array;
   /** As on the wire, owner first. */
   readonly permissions: readonly string[];
   /** In order of creation. */
-  readonly children: ReadonlyMap<string, StoreNode>;
+  readonly children: Children<StoreNode>;
   readonly generation: number;
 };
 export type StoreCode = "EACCES" | "EINVAL" | "ENOENT" | "EPERM";
@@ -24,7 +25,7 @@ const renewed = (node: StoreNode): StoreNode => {
 
 /** @param like - oxenstored has some nodes from the start that C xenstored has not */
 export function emptyTree(like: "c" | "ocaml"): StoreNode {
-  let root: StoreNode = renewed({ value: EMPTY, permissions: ["n0"], children: new Map(), generation: 0 });
+  let root: StoreNode = renewed({ value: EMPTY, permissions: ["n0"], children: noChildren(), generation: 0 });
   for (const name of like === "c" ? ["tool"] : ["@introduceDomain", "@releaseDomain", "local", "tool"]) {
     const made = mkdir(root, `/${name}`, 0);
     if (made.ok) root = made.value;
@@ -63,9 +64,9 @@ function upsert(node: StoreNode, names: readonly string[], domid: number, change
   if (child === undefined && !may(node, domid, "w")) return err("EACCES");
   const [owner = "n0", ...others] = node.permissions;
   const permissions = domid === 0 ? node.permissions : [`${owner.charAt(0)}${String(domid)}`, ...others];
-  const changed = upsert(child ?? renewed({ value: EMPTY, permissions, children: new Map(), generation: 0 }), rest, domid, change);
+  const changed = upsert(child ?? renewed({ value: EMPTY, permissions, children: noChildren(), generation: 0 }), rest, domid, change);
   if (!changed.ok) return changed;
-  const next = { ...node, children: new Map(node.children).set(name, changed.value) };
+  const next = { ...node, children: node.children.with(name, changed.value) };
   return ok(child === undefined ? renewed(next) : next);
 }
 
@@ -94,9 +95,5 @@ export function remove(root: StoreNode, path: string, domid: number): Changed {
   const node = parent.children.get(name);
   if (node === undefined) return ok(root);
   if (!may(node, domid, "w")) return err("EACCES");
-  return upsert(root, namesOf(parentOf(path)), 0, (found) => {
-    const children = new Map(found.children);
-    children.delete(name);
-    return renewed({ ...found, children });
-  });
+  return upsert(root, namesOf(parentOf(path)), 0, (found) => renewed({ ...found, children: found.children.without(name) }));
 }

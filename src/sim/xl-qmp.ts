@@ -12,8 +12,11 @@ import type { Pending } from "./pending.ts";
 export type XlOutcome = Result<null, string>;
 export type QmpArguments = Readonly<Record<string, string>>;
 export type LibxlQmp = {
-  /** Refused: what QEMU said, or why it was not reached. */
-  execute(command: string, args?: QmpArguments): Promise<XlOutcome>;
+  /**
+   * Refused: what QEMU said, or why it was not reached.
+   * @param locked - while the lock is held, before anything is sent
+   */
+  execute(command: string, args?: QmpArguments, locked?: () => unknown): Promise<XlOutcome>;
 };
 export type LibxlQmpOptions = {
   readonly socket: string;
@@ -31,9 +34,10 @@ export const LIBXL_COMMAND_ID = 0x786c7100;
 
 export function createLibxlQmp(options: LibxlQmpOptions): LibxlQmp {
   return {
-    async execute(command, args) {
+    async execute(command, args, locked) {
       const release = options.lockFile === null ? null : await takeLock(options.lockFile);
       try {
+        await locked?.();
         return await converse(options, command, args);
       } finally {
         release?.();

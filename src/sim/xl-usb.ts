@@ -11,7 +11,6 @@ import {
   backendPath,
   type Controller,
   controllerDevice,
-  domainPath,
   forgetDevice,
   libxlPath,
   listControllers,
@@ -31,6 +30,13 @@ export type ControllerWish = {
   readonly ports?: number;
 };
 export type DeviceWish = { readonly hostbus: number; readonly hostaddr: number; readonly controller?: number; readonly port?: number };
+/** Where a command may be held up, for others to come in between. */
+export type XlHooks = {
+  /** The record says so, and QEMU does not know yet. */
+  readonly recorded?: () => unknown;
+  /** The lock is held, and nothing was sent yet. */
+  readonly locked?: () => unknown;
+};
 export type UsbDomain = {
   readonly domid: number;
   readonly type: XenType;
@@ -178,7 +184,7 @@ export function createXlUsb({ store, delays, step, wait, addressOf, busidAt, isH
     return free === null ? err("No available port under specified controller") : ok({ controller, port: free });
   };
 
-  const attachDevice = async (domain: UsbDomain, wish: DeviceWish, hotplug: boolean): Promise<XlOutcome> => {
+  const attachDevice = async (domain: UsbDomain, wish: DeviceWish, hotplug: boolean, hooks: XlHooks = {}): Promise<XlOutcome> => {
     const refuse = (why: string): XlOutcome => err(`${why}\n${FAILED_ADD}`);
     const { domid, qmp } = domain;
     await step();
@@ -201,24 +207,18 @@ export function createXlUsb({ store, delays, step, wait, addressOf, busidAt, isH
       return true;
     });
     if (hotplug) remember(domain, "usbdevs", { ctrl: controller.devid, port, hostbus: wish.hostbus, hostaddr: wish.hostaddr });
+    await hooks.recorded?.();
     if (controller.type === "qusb") return ok(null);
     const done =
       controller.type === "pv"
         ? await usbback.assign(busid)
-        : await qmp.execute("device_add", {
-            id: `xenusb-${String(wish.hostbus)}-${String(wish.hostaddr)}`,
-            driver: "usb-host",
-            bus: `xenusb-${String(controller.devid)}.0`,
-            port: String(port),
-            hostbus: String(wish.hostbus),
-            hostaddr: String(wish.hostaddr),
-          });
+        : await qmp.execute("device_add", deviceArguments(wish, controller.devid, port), hooks.locked);
     if (done.ok) return done;
     store.write(node, "");
     return refuse(done.error);
   };
 
-  const removeDevice = async (domain: UsbDomain, controller: Controller, port: number): Promise<XlOutcome> => {
+  const removeDevice = async (domain: UsbDomain, controller: Controller, port: number, hooks: XlHooks = {}): Promise<XlOutcome> => {
     const node = `${portsPath(domain.domid, controller)}/${String(port)}`;
     const busid = store.read(node) ?? "";
     const at = addressOf(busid);
@@ -227,11 +227,12 @@ export function createXlUsb({ store, delays, step, wait, addressOf, busidAt, isH
       if (!unassigned.ok) return unassigned;
     }
     store.write(node, "");
+    await hooks.recorded?.();
     if (controller.type === "pv") return usbback.rebind(busid);
     if (controller.type === "qusb") return ok(null);
     // By where it is now: a device that came back at another address has another id than the object that is there.
     const id = `xenusb-${String(at?.bus ?? 0)}-${String(at?.address ?? 0)}`;
-    const removed = await domain.qmp.execute("device_del", { id });
+    const removed = await domain.qmp.execute("device_del", { id }, hooks.locked);
     if (!removed.ok) store.write(node, busid);
     return removed;
   };
@@ -283,16 +284,23 @@ export function createXlUsb({ store, delays, step, wait, addressOf, busidAt, isH
       const controller = listControllers(store, domain.domid).find((one) => one.devid === devid);
       return controller === undefined ? err(`Unknown device ${String(devid)}.`) : removeController(domain, controller, false);
     },
-    async detachDevice(domain: UsbDomain, devid: number, port: number): Promise<XlOutcome> {
+    async detachDevice(domain: UsbDomain, devid: number, port: number, hooks?: XlHooks): Promise<XlOutcome> {
       await step();
       const controller = listControllers(store, domain.domid).find((one) => one.devid === devid);
       const busid = controller === undefined ? null : store.read(`${portsPath(domain.domid, controller)}/${String(port)}`);
       if (controller === undefined || busid === null || busid === "" || addressOf(busid) === null)
         return err(`Unknown device at controller ${String(devid)} port ${String(port)}.`);
-      const removed = await removeDevice(domain, controller, port);
+      const removed = await removeDevice(domain, controller, port, hooks);
       return removed.ok ? removed : err(`${removed.error}\nlibxl_device_usbdev_remove failed.`);
     },
-    /** Whether the domain's tree is there at all. */
-    knows: (domid: number): boolean => store.exists(domainPath(domid)),
   };
 }
+
+const deviceArguments = ({ hostbus, hostaddr }: DeviceWish, devid: number, port: number) => ({
+  id: `xenusb-${String(hostbus)}-${String(hostaddr)}`,
+  driver: "usb-host",
+  bus: `xenusb-${String(devid)}.0`,
+  port: String(port),
+  hostbus: String(hostbus),
+  hostaddr: String(hostaddr),
+});

@@ -3,7 +3,7 @@
  * tools/libs/light: libxl_create.c, libxl_dom.c, libxl_domain.c; tools/xl: xl_vmcontrol.c, xl_migrate.c.
  */
 import { randomUUID } from "node:crypto";
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { err, ok } from "../model/result.ts";
 import type { XenDelays } from "./xen-device-model.ts";
@@ -22,7 +22,7 @@ import {
   writeDomain,
 } from "./xl-nodes.ts";
 import type { LibxlQmp, XlOutcome } from "./xl-qmp.ts";
-import type { DeviceWish, XlUsb } from "./xl-usb.ts";
+import type { DeviceWish, XlHooks, XlUsb } from "./xl-usb.ts";
 
 /** A creation's steps, before each of which somebody may look in: the domain's tree, its introduction, the device model's start, its being ready, controllers, devices, and the json file. */
 export type CreateStep = "nodes" | "introduced" | "device-model" | "running" | "usbctrl" | "usbdev" | "json";
@@ -211,8 +211,11 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     const usbdev = (spec.usbdev ?? []).filter(({ controller, port }) => controller === undefined && port === undefined);
     return { ...spec, usbctrl: known.map(({ type, version, ports }) => ({ type, version, ports })), usbdev };
   };
+  const tellModel = async ({ type, usb: { qmp }, model }: XenDomain, command: "stop" | "cont"): Promise<void> => {
+    if (type === "hvm" && model?.alive() === true && model.qemu !== null) await qmp.execute(command);
+  };
   const unpause = async (one: XenDomain): Promise<void> => {
-    if (one.type === "hvm" && one.model?.alive() === true && one.model.qemu !== null) await one.usb.qmp.execute("cont");
+    await tellModel(one, "cont");
     one.paused = false;
     host.boot(one);
   };
@@ -224,6 +227,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     one.shutdown = 2;
     host.changed(one, false);
     host.tellRelease();
+    await tellModel(one, "stop");
     await step();
   };
   const create = async (spec: XenSpec, options: CreateOptions = {}): Promise<XlOutcome> => {
@@ -275,6 +279,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
       await suspend(one);
       await during?.();
       if (checkpoint) {
+        await tellModel(one, "cont");
         one.shutdown = null;
         host.changed(one, false);
         return;
@@ -311,8 +316,7 @@ export function createXl({ store, usb, xenLib, delays, wait, busidToAddress, qmp
     },
     usbctrlAttach: (name: string, wish: Parameters<XlUsb["attachController"]>[1]) => usb.attachController(domain(name).usb, wish, true),
     usbctrlDetach: (name: string, devid: number) => usb.detachController(domain(name).usb, devid),
-    usbdevAttach: (name: string, wish: DeviceWish) => usb.attachDevice(domain(name).usb, wish, true),
-    usbdevDetach: (name: string, devid: number, port: number) => usb.detachDevice(domain(name).usb, devid, port),
-    isMade: (name: string): boolean => existsSync(domain(name).usb.jsonFile),
+    usbdevAttach: (name: string, wish: DeviceWish, hooks?: XlHooks) => usb.attachDevice(domain(name).usb, wish, true, hooks),
+    usbdevDetach: (name: string, devid: number, port: number, hooks?: XlHooks) => usb.detachDevice(domain(name).usb, devid, port, hooks),
   };
 }

@@ -40,7 +40,7 @@ export const smallDelays: Partial<SimDelays & XenDelays> = {
   spawnMs: 2,
   bodgeMs: 10,
   stateMs: 300,
-  qmpMs: 1_000,
+  qmpMs: 3_000,
 };
 
 /** Phases in which a claim rests. */
