@@ -1,5 +1,6 @@
 /** Composition root: configuration -> adapters + controller. The only place where they meet, and where real time and chance come in. */
 import { randomUUID } from "node:crypto";
+import { join } from "node:path";
 import { allDomains } from "./adapters/all-domains.ts";
 import { createDesiredFiles } from "./adapters/desired-files.ts";
 import { createDomains } from "./adapters/domains.ts";
@@ -73,7 +74,8 @@ export async function createApp(
 
   const rim = { timings, clock, random, log };
   const { xenstore } = config;
-  const xenstored = xenstore === null ? null : createXenstoreClient(xenstore, rim);
+  const xenbus = { device: join(config.dev, "xen/xenbus"), proc: config.proc };
+  const xenstored = xenstore === null ? null : createXenstoreClient(xenstore, { ...rim, xenbus });
   const xen =
     xenstore === null || xenstored === null
       ? null

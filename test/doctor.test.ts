@@ -202,7 +202,7 @@ describe("facts", () => {
   const qusb = [{ type: "qusb", version: 2, ports: 4 }] as const;
   const examine = (host: SimHost, xl = host.paths.xl) =>
     examineXen(
-      { ...host.paths, xl, device: "/none", configs: join(dir, "xen") },
+      { ...host.paths, xl, configs: join(dir, "xen") },
       {
         clock: realClock,
         timings: { ...quickTimings, recordSettleMs: 20 },
@@ -287,15 +287,10 @@ describe("facts", () => {
     host.xen?.store.hang(true);
     expect((await examine(host))?.trouble).toContain("no answer");
     host.xen?.store.hang(false);
-    expect(
-      await examineXen({ ...host.paths, xenstore: join(dir, "none"), device: "/dev/null" }, { clock: realClock, timings: quickTimings }),
-    ).toBeNull();
+    expect(await examineXen({ ...host.paths, xenstore: join(dir, "none") }, { clock: realClock, timings: quickTimings })).toBeNull();
     mkdirSync(join(host.paths.proc, "xen"));
     writeFileSync(join(host.paths.proc, "xen/capabilities"), "control_d\n");
-    const absent = await examineXen(
-      { ...host.paths, xenstore: join(dir, "none"), device: "/none" },
-      { clock: realClock, timings: quickTimings },
-    );
+    const absent = await examineXen({ ...host.paths, xenstore: join(dir, "none") }, { clock: realClock, timings: quickTimings });
     expect(absent).toMatchObject({ way: { kind: "absent" }, trouble: null });
   });
 

@@ -16,7 +16,7 @@ import { runProgram } from "./program.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
 import { createXenstoreNodes, type XenstoreNodes } from "./xenstore-nodes.ts";
 import { createXenstoreSession, type XenstoreSession } from "./xenstore-session.ts";
-import { connectXenstore, controlsXen, XENBUS_PLACE, type XenbusPlace, xenstoreWay } from "./xenstore-transport.ts";
+import { connectXenstore, controlsXen, type XenbusPlace, xenstoreWay } from "./xenstore-transport.ts";
 
 export type XenPlaces = {
   readonly xenstore: string;
@@ -24,8 +24,7 @@ export type XenPlaces = {
   readonly xl: string;
   readonly sysfs: string;
   readonly proc: string;
-  /** The kernel's way to xenstored. */
-  readonly device?: string;
+  readonly dev: string;
   /** Where configurations of domains lie. */
   readonly configs?: string;
 };
@@ -43,9 +42,9 @@ const AT_ONCE = 8;
 
 /** @returns null: no Xen host, as far as can be seen */
 export async function examineXen(places: XenPlaces, deps: XenCheckupDeps): Promise<XenHostFacts | null> {
-  const { xenstore, xenLib, xl, sysfs, proc, device = XENBUS_PLACE.device, configs = CONFIGS } = places;
+  const { xenstore, xenLib, xl, sysfs, proc, dev, configs = CONFIGS } = places;
   const { clock, timings } = deps;
-  const xenbus = { device, proc };
+  const xenbus = { device: join(dev, "xen/xenbus"), proc };
   const way = await xenstoreWay(xenstore, xenbus);
   if (way.kind === "absent" && !controlsXen(proc)) return null;
   const usb = await usbPlaces(sysfs);
