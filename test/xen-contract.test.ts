@@ -227,7 +227,10 @@ describe.each(
     await until(({ xen: side, objects }) => side?.obstacle?.reason === "StoreInDoubt" && objects.length === 1);
     await daemon.start();
     await reopen();
-    await eventually(async () => (await xen.audit(), seen().xen?.obstacle?.message.includes("without this domain") === true));
+    await eventually(async () => {
+      await xen.audit();
+      return seen().xen?.obstacle?.message.includes("without this domain") === true;
+    });
     expect(seen().objects).toHaveLength(1);
     expect(await attach("1-2", 2)).toMatchObject({ ok: false, error: { reason: "StoreInDoubt" } });
     const top = await raw.ask(DIRECTORY, "/\0");
@@ -242,7 +245,10 @@ describe.each(
     listed = [0];
     await daemon.start();
     await reopen();
-    await eventually(async () => (await xen.audit(), now.size === 0));
+    await eventually(async () => {
+      await xen.audit();
+      return now.size === 0;
+    });
   });
 
   it("a record that does not change for long and serves nobody is a phantom, and then told", async () => {

@@ -68,6 +68,8 @@ export type Halt = "shutdown" | "crashed";
 export type XenDomain = Pick<Domains, "attach" | "detach"> & {
   /** Looks at it again; resolves once that has been seen and published, or could not be. */
   refresh(): Promise<void>;
+  /** Busids that its ports name. */
+  recorded(): Iterable<string>;
   setHalt(halt: Halt | null): void;
   /** Why what is known of it cannot be trusted now; null: it can. */
   setDoubt(message: string | null): void;
@@ -308,6 +310,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
 
   return {
     refresh: () => life.refresh(),
+    recorded: () => [...(facts?.records ?? [])].flatMap(({ holds }) => [...holds.values()]),
     setHalt(next) {
       if (halt === next) return;
       halt = next;

@@ -2,7 +2,7 @@
  * Contract Domains for Xen: which domains live, as xenstore and, for what it does not tell, `xl list -v` say. A store that comes back without
  * a domain is doubt and no evidence: the domain is left alone until it is there again, or its device model's process is gone.
  */
-import { access, readdir, readFile } from "node:fs/promises";
+import { access } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { Observable, type Subscription } from "rxjs";
 import type { ActionError } from "../model/action.ts";
@@ -10,12 +10,13 @@ import type { Clock, DomainChange, Domains, Log, Random } from "../model/contrac
 import type { DomainKey } from "../model/domain.ts";
 import { err } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
-import { parseQemuCmdline, type QemuCmdline } from "../protocol/qemu-cmdline.ts";
 import { transient } from "../protocol/qmp-usb.ts";
 import { INTRODUCE_EVENT, RELEASE_EVENT } from "../protocol/xenstore.ts";
 import { number, paths } from "../protocol/xenstore-usb.ts";
 import { createGate } from "./gate.ts";
 import type { LibxlLocks } from "./libxl-lock.ts";
+import { createLooker } from "./looker.ts";
+import { cmdlineOf, findQemu } from "./qemu-processes.ts";
 import { watchFiles } from "./watched-files.ts";
 import { createXenDomain, type DeviceModelSight, type Halt, type XenDomain, type XenDomainDeps, type XenIdentity } from "./xen-domain.ts";
 import { monitorPaths } from "./xen-monitor.ts";
@@ -73,13 +74,14 @@ const SUSPEND = 2;
 const CRASH = 3;
 
 export function createXenDomains(options: XenDomainsOptions): XenDomains {
-  const { store, storePath, xenLib, proc, xl, log } = options;
+  const { store, storePath, xenLib, proc, xl, log, clock, timings, usbback } = options;
   const qmpDir = resolve(options.qmpDir);
   const lives = new Map<DomainKey, XenDomain>();
   const tracked = new Map<number, Tracked>();
   const audits = createGate(AUDITS);
   const probing = new Map<number, Promise<void>>();
   const again = new Set<number>();
+  let forgotten: ReadonlySet<string> = new Set();
   let storeLife = 0;
   let up = false;
   let stopped = false;
@@ -103,12 +105,8 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
   };
   const isOwn = (path: string): boolean => dirname(resolve(path)) === qmpDir;
 
-  const cmdlineOf = async (pid: number): Promise<QemuCmdline | null> => {
-    const bytes = await readFile(join(proc, String(pid), "cmdline")).catch(() => null);
-    return bytes === null || bytes.length === 0 ? null : parseQemuCmdline(bytes);
-  };
   const deviceModelOf = async ({ domid, deviceModelPid }: XenFacts): Promise<DeviceModelSight | null> => {
-    const cmdline = deviceModelPid === null ? null : await cmdlineOf(deviceModelPid);
+    const cmdline = deviceModelPid === null ? null : await cmdlineOf(proc, deviceModelPid);
     // The pid may have been given to another process since.
     if (cmdline === null || cmdline.xenDomid !== domid) return null;
     const sockets = cmdline.sockets.filter(({ server }) => server).map(({ path }) => path);
@@ -145,11 +143,21 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
         if (news.kind === "fired") touched(domid);
       }),
     };
-    // Written by guests, too: an event costs no more than one look after the one that is under way.
-    for (const path of [`${home}/image`, `${home}/device/vusb`])
+    let looked = Number.NEGATIVE_INFINITY;
+    const guest = createLooker(clock, () => {
+      looked = clock.now();
+      touched(domid);
+      return Promise.resolve();
+    });
+    one.watches.add(() => guest.stop());
+    for (const [path, look] of [
+      [`${home}/image`, () => touched(domid)],
+      // The one that a guest writes.
+      [`${home}/device/vusb`, () => (clock.now() < looked + timings.guestEventMs ? guest.at(looked + timings.guestEventMs) : guest.now())],
+    ] as const)
       one.watches.add(
         store.watch(path).subscribe((news) => {
-          if (news.kind === "fired") touched(domid);
+          if (news.kind === "fired") look();
         }),
       );
     tracked.set(domid, one);
@@ -160,7 +168,7 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
   const missing = async (one: Tracked): Promise<void> => {
     if (one.seenIn === storeLife || one.life === null) return forget(one);
     const { deviceModelPid } = one.life.identity;
-    const isGone = deviceModelPid === null ? await isUnlisted(one.domid) : (await cmdlineOf(deviceModelPid)) === null;
+    const isGone = deviceModelPid === null ? await isUnlisted(one.domid) : (await cmdlineOf(proc, deviceModelPid)) === null;
     if (stopped || tracked.get(one.domid) !== one) return;
     if (isGone) forget(one);
     else one.life?.domain.setDoubt(MISSING);
@@ -250,6 +258,16 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       one.halt = !halted ? null : state.crashed || reason === CRASH ? "crashed" : "shutdown";
       one.life?.domain.setHalt(one.halt);
     }
+  };
+
+  /** Devices that usbback was given and no port names at two audits in a row: what a crash left in the middle of a detach. */
+  const releaseForgotten = async (): Promise<void> => {
+    const remembered = await usbback.remembered();
+    if (!remembered.ok || stopped) return;
+    const named = new Set([...lives.values()].flatMap((domain) => [...domain.recorded()]));
+    const now = new Set(remembered.value.filter((busid) => !named.has(busid)));
+    for (const busid of now) if (forgotten.has(busid)) await usbback.release(busid);
+    forgotten = now;
   };
 
   const changes$ = new Observable<DomainChange>((out) => {
@@ -343,6 +361,7 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       store.audit();
       if (!up) return;
       await Promise.all([...tracked.keys()].map((domid) => audits(() => look(domid))));
+      await releaseForgotten();
     },
     async owns(path) {
       await known;
@@ -364,18 +383,3 @@ const exists = (path: string): Promise<boolean> =>
     () => true,
     () => false,
   );
-
-/** Processes that are looked at. */
-const MOST_PROCESSES = 32_768;
-
-/** The first QEMU of Xen's that is so, by the command lines of all processes; null: none. */
-async function findQemu(proc: string, is: (cmdline: QemuCmdline) => boolean): Promise<QemuCmdline | null> {
-  const pids = (await readdir(proc).catch(() => [])).filter((name) => /^\d+$/.test(name)).slice(0, MOST_PROCESSES);
-  for (const pid of pids) {
-    const bytes = await readFile(join(proc, pid, "cmdline")).catch(() => null);
-    if (bytes === null || bytes.length === 0) continue;
-    const cmdline = parseQemuCmdline(bytes);
-    if (cmdline.xenDomid !== null && is(cmdline)) return cmdline;
-  }
-  return null;
-}

@@ -57,6 +57,8 @@ export type Timings = {
   readonly driverMs: number;
   /** One command to a qemu-traditional, and before it the wait for its state; xend waited as long for it (tools/python/xen/xend/image.py). */
   readonly dmCommandMs: number;
+  /** A domain whose system writes its own nodes is looked at so often at most: it may write without end. */
+  readonly guestEventMs: number;
   /** Default length of an operator's hold. */
   readonly holdMs: number;
 };
@@ -94,5 +96,6 @@ export const defaultTimings: Timings = {
   phantomMs: 10_000,
   driverMs: 10_000,
   dmCommandMs: 10_000,
+  guestEventMs: 50,
   holdMs: 3_600_000,
 };
