@@ -507,6 +507,10 @@ describe("lives of domains", () => {
     ]);
     expect(xen.writes.at(-1)).toEqual({ who: "socket", path: port, value: "1-1", permissions: ["n0"] });
   });
+  test("a mark whose record says otherwise is stray", async () => {
+    await play(`}, domains: [${HVM}]`, '  - xenstoreWrite: { path: "/libxl/{hvm1}/plugherd/0/1", value: "1-1 1.2 77 xenusb-1-2" }');
+    expect(xen.strayMarks()).toEqual(["/libxl/1/plugherd/0/1 marks 1-1, but the record holds "]);
+  });
   test("a host that is none of Xen's has no xenstore", async () => {
     host = await createSimHost({ delays: smallDelays });
     expect(host.xen).toBe(null);

@@ -58,7 +58,6 @@ export function xenProblems({ store, domains, devices, heldBy }: Seen): string[]
     }
     for (const controller of listControllers(store, domain.domid))
       problems.push(...wrongPorts(store, domain, controller, objects, present));
-    problems.push(...strayMarks(store, domain));
   }
   const ids = new Set(live.map(({ domid }) => domid));
   for (const [dir, what] of [
@@ -101,8 +100,8 @@ function wrongPorts(
   });
 }
 
-/** Marks of plugherd whose record says otherwise. */
-function strayMarks(store: StoreNodes, { domid }: XenDomain): string[] {
+/** Marks of plugherd whose record says otherwise: they count for nothing, but are somebody's to clear. */
+export function strayMarks(store: StoreNodes, { domid }: XenDomain): string[] {
   const root = `/libxl/${String(domid)}/plugherd`;
   const controllers = listControllers(store, domid);
   return store.list(root).flatMap((devid) =>

@@ -12,7 +12,7 @@ import type { Told } from "./xen-backend.ts";
 import { createDeviceModel, createTraditionalModel, realXenDelays, type XenDelays } from "./xen-device-model.ts";
 import { bootControllers, hasModel, readJson, type XenDomain, type XenSpec, writeJson } from "./xen-domain.ts";
 import { createFrontend, type FrontendWay } from "./xen-frontend.ts";
-import { domidOf, watchDeadWrites, xenProblems } from "./xen-problems.ts";
+import { domidOf, strayMarks, watchDeadWrites, xenProblems } from "./xen-problems.ts";
 import { connectLocally } from "./xenstore-local.ts";
 import { createFakeXenstored, type FakeXenstored } from "./xenstored.ts";
 import type { StoreWrite } from "./xenstore-core.ts";
@@ -72,6 +72,8 @@ export type SimXen = {
   addressOf(busid: string): DeviceWish;
   /** What must never be so (see xen-problems.ts): what is so now, and writes of the past into trees of domains that were not there. */
   problems(): readonly string[];
+  /** Marks of plugherd that no longer fit their record. */
+  strayMarks(): readonly string[];
   /** The kernel's backend comes into the kernel, or is taken out. */
   usbback(loaded: boolean): void;
   /** Writes over the wire below a domain's nodes, from the write of this number on. */
@@ -298,6 +300,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
       }),
       ...deadWrites,
     ],
+    strayMarks: () => [...xl.domains.values()].flatMap((domain) => strayMarks(toolstack, domain)),
     usbback: (loaded) => (loaded ? kernel.load() : kernel.unload()),
     drivers,
     wiredWrites(name, from) {
