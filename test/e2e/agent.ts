@@ -74,12 +74,12 @@ export function createAgent(port: number): Agent {
     });
   };
   return {
-    run: (script, timeoutMs = 60_000) => {
+    run: (script, timeoutMs = 120_000) => {
       const body = Buffer.from(`${script}\n`);
       return job(`RUN ${String(body.length)}\n`, body, timeoutMs);
     },
     put: async (dir, tar) => {
-      const { rc, out } = await job(`PUT ${String(tar.length)} ${dir}\n`, tar, 60_000);
+      const { rc, out } = await job(`PUT ${String(tar.length)} ${dir}\n`, tar, 180_000);
       if (rc !== 0) throw new Error(`could not unpack in ${dir}: ${out}`);
     },
     pipe: async (path) => {

@@ -26,6 +26,7 @@ type Say = (line: string) => void;
 const SNAPSHOT = "ready";
 const KEY_LENGTH = 16;
 const BUILD_MS = 900_000;
+const WARM_MS = 300_000;
 
 /**
  * @param project - the project's root; `dist` and the production part of `node_modules` are what is put in the host
@@ -88,7 +89,7 @@ export function openWorkshop(project: string, work: string, say: Say): Workshop 
       async ({ agent }) => {
         // The program and its interpreter, put in and read once here, save every case that and a cold start.
         await agent.put("/opt/plugherd", program);
-        await agent.run(`${INSTALL}\n${WARM}\n[ -d /proc/xen/ ] && { ${WARM_XEN}; }; sync`);
+        await agent.run(`${INSTALL}\n${WARM}\n[ -d /proc/xen/ ] && { ${WARM_XEN}; }; sync`, WARM_MS);
       },
     );
 

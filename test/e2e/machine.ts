@@ -91,6 +91,10 @@ export async function startMachine(options: MachineOptions): Promise<Machine> {
     ],
     { stdio: ["ignore", "ignore", "pipe"] },
   );
+  const end = (): void => {
+    child.kill("SIGKILL");
+  };
+  process.once("exit", end);
   let complaint = "";
   let ended = false;
   child.stderr.setEncoding("utf8").on("data", (chunk: string) => {
@@ -111,6 +115,7 @@ export async function startMachine(options: MachineOptions): Promise<Machine> {
       child.kill("SIGKILL");
       await exited;
     }
+    process.off("exit", end);
     rmSync(run, { recursive: true, force: true });
   };
   const agent = createAgent(port);

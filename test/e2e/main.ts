@@ -84,4 +84,6 @@ async function main(): Promise<number> {
   return count.failed === 0 ? 0 : 1;
 }
 
+// A machine must not outlive the run.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
 process.exitCode = await main();
