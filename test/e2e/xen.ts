@@ -253,7 +253,11 @@ export async function untilRight(domain: XenDomain, devices: readonly Wanted[], 
     `records and marks of ${domain.name} name exactly ${JSON.stringify(devices)}`,
     async () => {
       const { controllers, marks } = await domain.records();
-      const marked = marks.map((mark) => `${mark.busid} ${mark.at} ${objects.some(({ id }) => id === mark.id) ? "seen" : mark.id}`);
+      // What xl has taken out leaves its mark behind, which counts only where the record holds its device.
+      const counting = marks.filter(({ devid, port }) =>
+        controllers.some((one) => one.devid === devid && one.ports.some((two) => two.port === port && two.device !== null)),
+      );
+      const marked = counting.map((mark) => `${mark.busid} ${mark.at} ${objects.some(({ id }) => id === mark.id) ? "seen" : mark.id}`);
       const right = same(
         marked,
         ours.map((device) => `${device.busid} ${at(device)} seen`),
