@@ -79,6 +79,8 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
   const lives = new Map<DomainKey, XenDomain>();
   const tracked = new Map<number, Tracked>();
   const audits = createGate(AUDITS);
+  /** A look asks some forty questions at once; a store takes so many of those together. */
+  const looks = createGate(LISTINGS);
   const probing = new Map<number, Promise<void>>();
   const again = new Set<number>();
   let forgotten: ReadonlySet<string> = new Set();
@@ -230,7 +232,7 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
     }
     probing.set(
       domid,
-      look(domid).finally(() => {
+      looks(() => look(domid)).finally(() => {
         probing.delete(domid);
         if (again.delete(domid)) probe(domid);
       }),
@@ -368,6 +370,8 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       await auditFiles();
       store.audit();
       if (!up) return;
+      // One that could not be read when it came is found here.
+      await scan(false);
       await Promise.all([...tracked.keys()].map((domid) => audits(() => look(domid))));
       await releaseForgotten();
     },
