@@ -16,6 +16,7 @@ import { qomGet } from "./qom-read.ts";
 import type { Usbback } from "./usbback.ts";
 import type { XenActionDeps, XenActions } from "./xen-hvm.ts";
 import type { XenPort } from "./xen-records.ts";
+import { busOfRecord } from "./xen-view.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
 export type XenPvDeps = XenActionDeps & {
@@ -94,8 +95,26 @@ export function createXenPv(deps: XenPvDeps): XenActions {
       life.look();
       return recorded;
     }
-    const state = `${paths.backend(domid, xen.devid, type)}/state`;
-    const serves = await reaches(state, [XENBUS.initWait, XENBUS.connected]);
+    const path = paths.backend(domid, xen.devid, type);
+    const serves = await reaches(`${path}/state`, [XENBUS.initWait, XENBUS.connected]);
+    // Known at once: until the next look its device would be misplaced, and the controller forsaken.
+    if (serves)
+      life.addController(
+        {
+          bus: busOfRecord(record),
+          name,
+          path,
+          driver: type === "pv" ? "usbback" : "qusb",
+          version: xen.version,
+          ports,
+          minSpeed: null,
+          maxSpeed: xen.version === 1 ? 12 : 480,
+          ours: true,
+          occupied: [],
+          link: "waiting",
+        },
+        null,
+      );
     life.look();
     if (serves) return ok(null);
     await records.remove(record, name);
@@ -103,6 +122,8 @@ export function createXenPv(deps: XenPvDeps): XenActions {
   };
   const ensure = (controller: NewController): Promise<Result<null, ActionError>> => {
     const devid = controller.xen?.devid ?? -1;
+    if (life.seen().controllers.some(({ name, ours, link }) => name === controller.name && ours && link !== undefined))
+      return Promise.resolve(ok(null));
     let made = making.get(devid);
     if (made === undefined) {
       made = life.change(() => make(controller)).finally(() => making.delete(devid));

@@ -60,6 +60,9 @@ export type Xen = {
 
 const CREATE_MS = 120_000;
 const BOOT_MS = 900_000;
+/** A look costs the emulated host several processes, and everything that is looked at runs on it. */
+const LOOK_MS = 500;
+const ASK_MS = 150;
 const ROW = /^(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$/;
 const PORT = /^\s+Port (\d+):(?: Bus ([0-9a-f]+) Device ([0-9a-f]+))?\s*$/;
 const NODE = /^(\/\S*) = "(.*)" {1,3}\(([^)]*)\)$/;
@@ -164,7 +167,7 @@ export function createXen({ sh, run, qemu, write }: Pick<Host, "sh" | "run" | "q
             if (last.includes(`=${ids}@`) !== present) throw new Error(`its last word: ${last}`);
             return true;
           },
-          { timeoutMs, everyMs: 200 },
+          { timeoutMs, everyMs: LOOK_MS },
         );
       },
     };
@@ -211,7 +214,7 @@ export const untilListed = (domain: XenDomain, devices: readonly Plugged[], time
       if (same(listed(seen), devices.map(at))) return seen;
       throw new Error(JSON.stringify(seen));
     },
-    { timeoutMs, everyMs: 100 },
+    { timeoutMs, everyMs: LOOK_MS },
   );
 
 /** Waits until the domain's QEMU has exactly these devices and every one of them is open, on whichever controller: by address, or (qusb) by port. */
@@ -236,7 +239,7 @@ export const untilHeld = (domain: XenDomain, devices: readonly Plugged[], timeou
         return seen;
       throw new Error(`it has ${JSON.stringify(seen)}`);
     },
-    { timeoutMs },
+    { timeoutMs, everyMs: ASK_MS },
   );
 
 /**
@@ -250,7 +253,11 @@ export async function untilRight(domain: XenDomain, devices: readonly Wanted[], 
     `records and marks of ${domain.name} name exactly ${JSON.stringify(devices)}`,
     async () => {
       const { controllers, marks } = await domain.records();
-      const marked = marks.map((mark) => `${mark.busid} ${mark.at} ${objects.some(({ id }) => id === mark.id) ? "seen" : mark.id}`);
+      // What xl has taken out leaves its mark behind, which counts only where the record holds its device.
+      const counting = marks.filter(({ devid, port }) =>
+        controllers.some((one) => one.devid === devid && one.ports.some((two) => two.port === port && two.device !== null)),
+      );
+      const marked = counting.map((mark) => `${mark.busid} ${mark.at} ${objects.some(({ id }) => id === mark.id) ? "seen" : mark.id}`);
       const right = same(
         marked,
         ours.map((device) => `${device.busid} ${at(device)} seen`),
@@ -258,7 +265,7 @@ export async function untilRight(domain: XenDomain, devices: readonly Wanted[], 
       if (right && same(listed(controllers), devices.map(at))) return true;
       throw new Error(`${JSON.stringify(controllers)} ${JSON.stringify(marks)}`);
     },
-    { timeoutMs: 20_000, everyMs: 200 },
+    { timeoutMs: 30_000, everyMs: LOOK_MS },
   );
   return objects;
 }
