@@ -209,6 +209,13 @@ describe("an emulated controller that libxl knows", () => {
     const seen = view({ facts: facts([record(0)], marked()), qemu: qemu([object("xenusb-1-5", 1, 1, 5)]) });
     expect(seen).toMatchObject({ objects: [{ id: "xenusb-1-5", ours: false }], disagreeing: ["0/1"] });
   });
+  test("a mark that its port does not bear out is a stray, once it has stayed so", () => {
+    const cleared = { facts: facts([record(0)], marked()), qemu: qemu([]) };
+    expect(view(cleared).strays).toEqual([{ port: { devid: 0, port: 1, type: "devicemodel" }, mark }]);
+    expect(view({ ...cleared, isSettled: () => false }).strays).toEqual([]);
+    expect(view({ ...cleared, isBusy: () => true }).strays).toEqual([]);
+    expect(view({ facts: facts([held], marked()), qemu: qemu([]) }).strays).toEqual([]);
+  });
   test("a record without a controller is waited for, then a phantom", () => {
     const only = facts([record(0), record(1)]);
     expect(view({ facts: only, qemu: qemu([]), isSettled: () => false })).toMatchObject({ pending: ["xenusb-1"], phantoms: [] });

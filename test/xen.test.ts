@@ -162,6 +162,7 @@ describe("HVM", () => {
       await rig.until("hvm1/stick", phase);
       await untilListed("hvm1", phase === "Attached" ? ["0:1 1.2"] : []);
     }
+    await rig.wait(() => marks()); // xl knows nothing of it, and left it
     await rig.operate({ verb: "retry", domain: "hvm1", device: "stick" });
     await rig.until("hvm1/stick", "Attached");
     expect(listed("hvm1")).toEqual(["0:1 1.2"]);

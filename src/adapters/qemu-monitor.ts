@@ -244,7 +244,10 @@ async function readChildren(
   if (!ports.ok) return ports;
   const objects = children.flatMap((list, i) =>
     list.flatMap(({ path, driver, properties }, k) =>
-      driver === "usb-host" ? [liveObject(path, controllers[i]?.bus ?? "", ports.value[i]?.[k] ?? "", properties)] : [],
+      // One without a single property went while it was asked: it would be taken for one that scans for anything.
+      driver === "usb-host" && typeof properties["attached"] === "boolean"
+        ? [liveObject(path, controllers[i]?.bus ?? "", ports.value[i]?.[k] ?? "", properties)]
+        : [],
     ),
   );
   return ok({ objects, taken: ports.value });

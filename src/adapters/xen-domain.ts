@@ -204,7 +204,11 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
           freeSlots: [],
           xen: sideOf(obstacle, shown, backends, facts.type === "hvm" && qemu?.ok === true),
         },
-        done: () => own.clear(),
+        done: () => {
+          own.clear();
+          for (const { port, mark } of shown?.strays ?? [])
+            if (life.blocked() === null) void life.change(() => written.dropMark(port, mark));
+        },
       });
     });
   const look = async (seen: XenFacts, qemu: QemuSight | null): Promise<View | null> => {
@@ -221,7 +225,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
       });
     };
     const first = view(true);
-    const held = first.disagreeing.length > 0 && (await deps.locks.isHeld(deps.lockPath(seen)));
+    const held = first.disagreeing.length + first.strays.length > 0 && (await deps.locks.isHeld(deps.lockPath(seen)));
     const result = held ? view(false) : first;
     settling.finish(held);
     return result;

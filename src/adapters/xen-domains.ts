@@ -4,7 +4,7 @@
  */
 import { access } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { Observable, type Subscription } from "rxjs";
+import { Observable, Subscription } from "rxjs";
 import type { ActionError } from "../model/action.ts";
 import type { Clock, DomainChange, Domains, Log, Random } from "../model/contracts.ts";
 import type { DomainKey } from "../model/domain.ts";
@@ -79,6 +79,8 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
   const lives = new Map<DomainKey, XenDomain>();
   const tracked = new Map<number, Tracked>();
   const audits = createGate(AUDITS);
+  /** A look asks some forty questions at once; a store takes so many of those together. */
+  const looks = createGate(LISTINGS);
   const probing = new Map<number, Promise<void>>();
   const again = new Set<number>();
   let forgotten: ReadonlySet<string> = new Set();
@@ -230,7 +232,7 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
     }
     probing.set(
       domid,
-      look(domid).finally(() => {
+      looks(() => look(domid)).finally(() => {
         probing.delete(domid);
         if (again.delete(domid)) probe(domid);
       }),
@@ -280,6 +282,38 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       tellKnown();
       emit({ kind: "ready" });
     };
+    const touchedBy = (path: string): void => {
+      const domid = JSON_FILE.exec(path.slice(path.lastIndexOf("/") + 1))?.[1];
+      if (domid !== undefined && up) touched(Number(domid));
+    };
+    /** Once there is a xenstored: a host without Xen is not woken by what happens around directories that it does not have. */
+    const watchDirectories = (): void => {
+      const json = watchFiles(xenLib, {
+        isWanted: (name) => JSON_FILE.test(name),
+        onThere: touchedBy,
+        onGone: touchedBy,
+        onReady: () => undefined,
+        onTrouble: (cause) =>
+          log.warn("watching libxl's files failed; they are looked at now and then", { directory: xenLib, cause: String(cause) }),
+      });
+      const socket = watchFiles(dirname(storePath), {
+        isWanted: (name) => join(dirname(storePath), name) === resolve(storePath),
+        onThere: () => store.kick(),
+        onGone: () => undefined,
+        onReady: () => undefined,
+        onTrouble: (cause) =>
+          log.warn("watching for xenstored failed; it is looked for now and then", { path: storePath, cause: String(cause) }),
+      });
+      auditFiles = async () => {
+        await Promise.all([json.audit(), socket.audit()]);
+      };
+      subscriptions.push(
+        new Subscription(() => {
+          json.close();
+          socket.close();
+        }),
+      );
+    };
     for (const path of SHARED)
       subscriptions.push(
         store.watch(path).subscribe((news) => {
@@ -299,6 +333,7 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       store.changes$.subscribe((change) => {
         if (change.kind === "up") {
           up = true;
+          if (storeLife === 0) watchDirectories();
           storeLife = change.life;
           tellKnown();
           void (async () => {
@@ -313,35 +348,10 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
         if (change.tried) tellReady();
       }),
     );
-    const json = watchFiles(xenLib, {
-      isWanted: (name) => JSON_FILE.test(name),
-      onThere: (path) => touchedBy(path),
-      onGone: (path) => touchedBy(path),
-      onReady: () => undefined,
-      onTrouble: (cause) =>
-        log.warn("watching libxl's files failed; they are looked at now and then", { directory: xenLib, cause: String(cause) }),
-    });
-    const touchedBy = (path: string): void => {
-      const domid = JSON_FILE.exec(path.slice(path.lastIndexOf("/") + 1))?.[1];
-      if (domid !== undefined && up) touched(Number(domid));
-    };
-    const socket = watchFiles(dirname(storePath), {
-      isWanted: (name) => join(dirname(storePath), name) === resolve(storePath),
-      onThere: () => store.kick(),
-      onGone: () => undefined,
-      onReady: () => undefined,
-      onTrouble: (cause) =>
-        log.warn("watching for xenstored failed; it is looked for now and then", { path: storePath, cause: String(cause) }),
-    });
-    auditFiles = async () => {
-      await Promise.all([json.audit(), socket.audit()]);
-    };
     store.start();
     return () => {
       stopped = true;
       for (const subscription of subscriptions) subscription.unsubscribe();
-      json.close();
-      socket.close();
       for (const { life, watches } of tracked.values()) {
         watches.unsubscribe();
         life?.domain.end();
@@ -360,6 +370,8 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
       await auditFiles();
       store.audit();
       if (!up) return;
+      // One that could not be read when it came is found here.
+      await scan(false);
       await Promise.all([...tracked.keys()].map((domid) => audits(() => look(domid))));
       await releaseForgotten();
     },

@@ -35,6 +35,8 @@ export type XenRecords = {
   set(port: XenPort, mark: Mark): Done;
   /** A port that holds this -> empty, the mark with it. @param mark - what it has; null: none. Already empty is fine. */
   clear(port: XenPort, busid: string, mark: Mark | null): Done;
+  /** A mark that its port does not bear out: `xl` has cleared the record beside it. One that does again by now stays. */
+  dropMark(port: XenPort, mark: Mark): Done;
   /** A mark that stands alone, where nothing is recorded: a device model without records. */
   note(devid: number, port: number, mark: Mark): Done;
   forgetNote(devid: number, port: number): Done;
@@ -97,6 +99,17 @@ export function createXenRecords(store: Store, { domid, vm }: XenLife): XenRecor
           ...(now.value === null ? [] : [tx.remove(paths.mark(domid, port.devid, port.port))]),
         ]);
         return written.ok ? ok(null) : written;
+      }),
+    dropMark: (port, mark) =>
+      run(`removing the mark of ${mark.busid}`, async (tx) => {
+        const held = await tx.read(portPath(domid, port.devid, port.type, port.port));
+        if (!held.ok && held.error.kind !== "missing") return held;
+        const now = await markIn(tx, port);
+        if (!now.ok) return now;
+        const stays = (held.ok && held.value === mark.busid) || now.value === null || formatMark(now.value) !== formatMark(mark);
+        if (stays) return ok(null);
+        const removed = await tx.remove(paths.mark(domid, port.devid, port.port));
+        return removed.ok ? ok(null) : removed;
       }),
     note: (devid, port, mark) =>
       run(`marking ${mark.busid}`, async (tx) => {

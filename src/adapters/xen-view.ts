@@ -7,6 +7,7 @@ import { rootPort } from "../protocol/qom-usb.ts";
 import {
   devidOf,
   emulatedBus,
+  formatMark,
   legacyObjectId,
   type Mark,
   paths,
@@ -20,6 +21,7 @@ import {
 } from "../protocol/xenstore-usb.ts";
 import type { Listing } from "./qemu-monitor.ts";
 import type { XenFacts } from "./xen-read.ts";
+import type { XenPort } from "./xen-records.ts";
 
 /** What the domain's QEMU told: its listing, and the objects that its qusb backend made, by id, with whether each is attached. */
 export type QemuSight = { readonly listing: Listing; readonly qusb: ReadonlyMap<string, boolean> };
@@ -37,6 +39,8 @@ export type View = Pick<LiveDomain, "controllers" | "objects"> &
   Pick<XenSide, "nextDevid" | "pending" | "phantoms" | "notSaveable"> & {
     /** Ports of which record and object disagree. */
     readonly disagreeing: readonly string[];
+    /** Marks of ours that their ports have not borne out for a while. */
+    readonly strays: readonly { readonly port: XenPort; readonly mark: Mark }[];
   };
 
 const NO_FILTER = { bus: null, address: null, hostport: null, vendor: null, product: null, hostdevice: null } as const;
@@ -111,7 +115,18 @@ export function viewOf(input: ViewInput): View {
     phantoms,
     notSaveable: notSaveable(facts, qemu),
     disagreeing,
+    strays: straysOf(input, byDevid),
   };
+}
+
+function straysOf({ facts, isBusy, isSettled }: ViewInput, records: ReadonlyMap<number, UsbRecord>): View["strays"] {
+  return [...facts.marks].flatMap(([key, mark]) => {
+    const [devid = 0, port = 0] = key.split("/").map(Number);
+    const record = records.get(devid);
+    const held = record?.holds.get(port) ?? "";
+    if (held === mark.busid || isBusy(key) || !isSettled(`mark ${key}`, `${held} ${formatMark(mark)}`, "port")) return [];
+    return [{ port: { devid, port, type: record?.type ?? "devicemodel" }, mark }];
+  });
 }
 
 const merged = (occupied: readonly number[], { holds }: UsbRecord): readonly number[] =>
@@ -302,7 +317,7 @@ function traditionalView(facts: XenFacts): View {
     ours: false,
     occupied: objects.map(({ port }) => Number(port)).sort((a, b) => a - b),
   };
-  return { controllers: [controller], objects, nextDevid: 0, pending: [], phantoms: [], notSaveable: null, disagreeing: [] };
+  return { controllers: [controller], objects, nextDevid: 0, pending: [], phantoms: [], notSaveable: null, disagreeing: [], strays: [] };
 }
 
 /** Records of the 2014 layout behind which there is no object; one that has its object is shown as that. */

@@ -9,9 +9,9 @@ import { deviceSpecOf } from "./gadgets.ts";
 import { createFakeQemu, type DeviceArgs, type FakeQemu, type Mutation, type SimDelays, type SimHostDevice } from "./qmp-server.ts";
 import type { DeviceSpec, DomainSpec, Given } from "./scenario-file.ts";
 import { createSpecsTree, type SpecsTree } from "./specs-tree.ts";
-import { type Detail, facesOf, type SimDeviceSpec } from "./sysfs-spec.ts";
+import type { Detail, SimDeviceSpec } from "./sysfs-spec.ts";
 import { type ControllerSpec, createSysfsTree } from "./sysfs-tree.ts";
-import { driverFor, type UsbDrivers } from "./usb-drivers.ts";
+import { drivenFaces, withDrivers } from "./usb-drivers.ts";
 import { createSimXen, type SimXen } from "./xen.ts";
 import type { XenDelays } from "./xen-device-model.ts";
 import type { XenSpec } from "./xen-domain.ts";
@@ -230,12 +230,17 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
       const plain = deviceSpecOf(spec, count);
       const full = xen === null ? plain : withDrivers(plain, xen.drivers);
       tree.plug(full);
+      for (const [face, driver] of drivenFaces(spec.busid, full)) xen?.drivers.plugged(face, driver);
       specs.set(spec.busid, { said: spec, full });
     },
     unplug(busid) {
       pluggedAt(busid);
       tree.unplug(busid);
-      for (const gone of specs.keys()) if (gone === busid || gone.startsWith(`${busid}.`)) specs.delete(gone);
+      for (const [gone, { full }] of specs) {
+        if (gone !== busid && !gone.startsWith(`${busid}.`)) continue;
+        specs.delete(gone);
+        if (xen !== null) for (const [face] of drivenFaces(gone, full)) xen.drivers.unplugged(face);
+      }
     },
     replug(busid, to = busid) {
       const { said } = pluggedAt(busid);
@@ -359,13 +364,6 @@ export async function createSimHost(options: SimHostOptions = {}): Promise<SimHo
   await xen?.start();
   for (const spec of given.domains ?? []) await host.startDomain(spec);
   return host;
-}
-
-/** Interfaces of a Xen host have drivers that give them back when they are told to. */
-function withDrivers(spec: SimDeviceSpec, drivers: UsbDrivers): SimDeviceSpec {
-  const interfaces = facesOf(spec).map((face) => ({ ...face, driver: driverFor(face) }));
-  for (const { driver } of spec.hub === undefined ? interfaces : []) drivers.load(driver);
-  return spec.hub === undefined ? { ...spec, interfaces } : spec;
 }
 
 const partitionsOf = (spec: SimDeviceSpec): string[] =>

@@ -2,7 +2,7 @@
  * The Xen half of the simulated host: a xenstored, an xl, device models, guests, and the hypervisor's own list of domains, all on the one
  * truth of what is plugged in. Source: recordings of a real Xen host (specs/transcripts/xen).
  */
-import { mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
+import { mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createPending } from "./pending.ts";
 import type { FakeQemu, SimDelays, SimHostDevice } from "./qmp-server.ts";
@@ -120,8 +120,7 @@ export function createSimXen(options: XenHostOptions): SimXen {
   };
   const socketOf = (domid: number): string => join(run, `qmp-libxl-${String(domid)}`);
 
-  const faces = (): string[] => readdirSync(join(paths.sysfs, "bus/usb/devices")).filter((name) => name.includes(":"));
-  const drivers = createUsbDrivers(paths.sysfs, faces);
+  const drivers = createUsbDrivers(paths.sysfs);
   const kernel = createUsbback({ store: connectLocally(store.core, "usbback", 0), drivers, pending, lookMs: delays.lookMs });
   if (options.usbback) kernel.load();
   const usbback = createUsbbackBinding(paths.sysfs, toolstack, async (file) => {

@@ -29,7 +29,7 @@ const logOf = (root: string): string => {
 };
 const main = resolve(process.env["PLUGHERD_BENCH_MAIN"] ?? "dist/interfaces/cli/main.js");
 const probe = new URL("./probe.js", import.meta.url).href;
-const argsOf = (root: string): string[] => [
+const argsOf = (root: string, more: Readonly<Record<string, string>>): string[] => [
   "run",
   ...Object.entries({
     specs: "specs",
@@ -41,17 +41,21 @@ const argsOf = (root: string): string[] => [
     proc: "host/proc",
     state: "state",
     api: "api.sock",
-  }).flatMap(([flag, path]) => [`--${flag}`, join(root, path)]),
+    // A host of its own: that of whoever measures may be one of Xen's.
+    xenstore: "run/none",
+    "xen-lib": "xen",
+    ...more,
+  }).flatMap(([flag, path]) => [`--${flag}`, resolve(root, path)]),
 ];
 /** For whoever wants to see where the time goes: `--cpu-prof …`. */
 const NODE_ARGS = (process.env["PLUGHERD_BENCH_NODE_ARGS"] ?? "").split(" ").filter((arg) => arg !== "");
 const READY_MS = 120_000;
 
 /** Ready, with a probe in it. */
-export async function startProbed(root: string): Promise<ProbedDaemon> {
+export async function startProbed(root: string, more: Readonly<Record<string, string>> = {}): Promise<ProbedDaemon> {
   const began = nowMs();
   const log = openSync(logOf(root), "a");
-  const child = createChild<ProbeHandlers>(main, argsOf(root), {
+  const child = createChild<ProbeHandlers>(main, argsOf(root, more), {
     execArgv: [...NODE_ARGS, "--import", probe],
     stdio: ["ignore", log, log, "ipc"],
   });
@@ -63,7 +67,7 @@ export async function startProbed(root: string): Promise<ProbedDaemon> {
 export async function startPlain(root: string): Promise<Daemon> {
   const began = nowMs();
   const log = openSync(logOf(root), "a");
-  const child = spawn(process.execPath, [main, ...argsOf(root)], { stdio: ["ignore", log, log] });
+  const child = spawn(process.execPath, [main, ...argsOf(root, {})], { stdio: ["ignore", log, log] });
   const ended = new Promise((done) => child.once("exit", done));
   await untilReady(root, child);
   const stop = async (): Promise<void> => {

@@ -1,7 +1,7 @@
 /**
  * The rows of product.md §8 that need no testbed, measured on the simulated host; then those of the testbed, where it can run.
  *
- * usage: main.js [--quick] [--json] [--only NAME…]   NAME: fleets, idle, storm
+ * usage: main.js [--quick] [--json] [--only NAME…]   NAME: fleets, xen, idle, testbed
  * prints a table, or JSON `{ results: [{ name, value, unit, promise, met }] }`; promise null: for comparison. Exit 1: a promise is not met.
  */
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
@@ -13,6 +13,7 @@ import { measureFleets } from "./fleets.ts";
 import { measureIdle } from "./idle.ts";
 import { formatTable, type Row } from "./row.ts";
 import { runTestbed } from "./testbed.ts";
+import { measureXen } from "./xen.ts";
 
 const { values } = parseArgs({
   options: {
@@ -41,6 +42,7 @@ const inRoom = async <T>(work: (root: string) => Promise<T>): Promise<T> => {
 
 const rows: Row[] = [];
 if (wanted("fleets")) rows.push(...(await measureFleets({ quick, inRoom, say })));
+if (wanted("xen") && !quick) rows.push(...(await measureXen({ inRoom, say })));
 if (wanted("idle") && !quick) rows.push(...(await measureIdle({ inRoom, say })));
 if (wanted("testbed") && !quick) rows.push(...(await runTestbed(say)));
 
