@@ -6,8 +6,13 @@ import type { Host } from "../host.ts";
 import { until } from "../waiting.ts";
 import { untilRight, type Wanted, type XenDomain } from "../xen.ts";
 
+/**
+ * `spot`: where xl puts its own device. libxl looks for a free port before its transaction and does not look again in it: told to choose, it
+ * overwrites the record of whoever was quicker, another xl as well as us.
+ */
 type Side = {
   readonly domain: XenDomain;
+  readonly spot: string;
   readonly kept: Wanted;
   readonly keptName: string;
   readonly entry: string;
@@ -48,8 +53,8 @@ async function play(host: Host, rounds: number): Promise<void> {
   await untilRight(pv, [pkept]);
   const domids = [await hvm.domid(), await pv.domid()];
   const sides: readonly [Side, Side] = [
-    { domain: hvm, kept: hkept, keptName: "hkept", entry: "hguest", serial: "HG" },
-    { domain: pv, kept: pkept, keptName: "pkept", entry: "pguest", serial: "PG" },
+    { domain: hvm, spot: "controller=0 port=8", kept: hkept, keptName: "hkept", entry: "hguest", serial: "HG" },
+    { domain: pv, spot: "controller=0 port=4", kept: pkept, keptName: "pkept", entry: "pguest", serial: "PG" },
   ];
   // xl refuses to work while any record on the host is of a device that just left: that moment passes.
   const xl = (args: string): Promise<string> => until(`xl ${args}`, () => xen.xl(args), { timeoutMs: 20_000, everyMs: 200 });
@@ -58,7 +63,10 @@ async function play(host: Host, rounds: number): Promise<void> {
     const [side, other] = round % 2 === 1 ? sides : [sides[1], sides[0]];
     const { domain, kept, entry, serial } = side;
     const port = round % 4 < 2 ? "1" : "2";
-    await Promise.all([host.plug("guest", "usb-storage", { port, serial }), xl(`usbdev-attach ${domain.name} ${place(foreign)}`)]);
+    await Promise.all([
+      host.plug("guest", "usb-storage", { port, serial }),
+      xl(`usbdev-attach ${domain.name} ${place(foreign)} ${side.spot}`),
+    ]);
     const guest = await host.plugged(`2-${port}`);
     await host.phase(entry, "Attached");
     await untilRight(domain, [kept, guest, foreign]);
