@@ -103,13 +103,14 @@ $B mount -t proc proc /proc; $B mount -t sysfs sysfs /sys; $B mount -t devtmpfs 
 while read m; do $B insmod /m/$m || echo "insmod $m failed"; done < /m/list
 echo "DOMU ready up=$($B cut -d' ' -f1 /proc/uptime)"
 old=
+$B mkfifo /never; exec 9<>/never
 while :; do
   new= # the shell's own words only: a process costs a tenth of a second where an emulated machine emulates another
   for d in /sys/bus/usb/devices/*; do
     { read -r v && read -r p <&3 && read -r s <&4; } 2>/dev/null < "$d/idVendor" 3< "$d/idProduct" 4< "$d/speed" && new="$new${d##*/}=$v:$p@$s "
   done 2>/dev/null
   if [ "$new" != "$old" ]; then read -r up rest < /proc/uptime; echo "DOMU usb up=$up $new"; old=$new; fi
-  $B usleep 300000
+  read -r -t 0.4 nothing <&9
 done
 INIT
 chmod +x "$I/init"; (cd "$I" && find . | cpio -o -H newc --quiet) > "$W/img/domu-initrd"
