@@ -256,6 +256,9 @@ describe("a paravirtual controller", () => {
     expect(objects(true)).toMatchObject([{ ours: true, inode: 312, attached: true, filter: { bus: 1, address: 5 } }]);
     expect(objects(true)[0]).not.toHaveProperty("remark");
     expect(objects(false)).toMatchObject([{ ours: true, attached: false }]);
+    // Lost a moment ago: QEMU may open it again.
+    const young = view({ ...input, qemu: qemu([], [["xen-qusb-0-1", false]]), isSettled: (_, __, kind) => kind !== "device" });
+    expect(young.objects).toMatchObject([{ ours: true, attached: true }]);
     expect(view({ ...input, qemu: qemu([]) }).objects).toMatchObject([{ attached: false }]);
     // Nobody to ask: the record alone.
     expect(view(input).objects).toMatchObject([{ ours: true, attached: true, remark: "Unconfirmed" }]);

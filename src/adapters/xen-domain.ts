@@ -211,6 +211,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
         },
       });
     });
+  const settleMs = { port: timings.recordSettleMs, controller: timings.phantomMs, device: timings.qusbMs };
   const look = async (seen: XenFacts, qemu: QemuSight | null): Promise<View | null> => {
     if (seen.type === "hvm" && qemu === null && !seen.traditional) return null;
     const view = (lockFree: boolean): View => {
@@ -220,8 +221,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
         qemu,
         previous: life.last() ?? { objects: [] },
         isBusy: (one) => (busy.get(one) ?? 0) > 0,
-        isSettled: (one, state, kind) =>
-          settling.isSettled(one, state, kind === "port" ? timings.recordSettleMs : timings.phantomMs) && (lockFree || kind !== "port"),
+        isSettled: (one, state, kind) => settling.isSettled(one, state, settleMs[kind]) && (lockFree || kind !== "port"),
       });
     };
     const first = view(true);

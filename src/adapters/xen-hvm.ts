@@ -136,6 +136,7 @@ export function createXenHvm(
     await life.settled();
     const blocked = life.blocked();
     if (blocked !== null) return err(blocked);
+    if (options.signal.aborted) return err(CALLED_OFF);
     const { busid, mark } = holds(port);
     const clear = () => (busid === "" ? Promise.resolve({ ok: true, value: undefined } as const) : records.clear(port, busid, mark));
     const bare = parsePortPath(at.path) !== null;

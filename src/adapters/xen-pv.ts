@@ -193,9 +193,10 @@ export function createXenPv(deps: XenPvDeps): XenActions {
       : ok(undefined);
   };
 
-  const detach = async (at: Attached, port: XenPort, { onStep }: ActionOptions): Promise<Outcome> => {
+  const detach = async (at: Attached, port: XenPort, { signal, onStep }: ActionOptions): Promise<Outcome> => {
     const blocked = await begin();
     if (blocked !== null) return err(blocked);
+    if (signal.aborted) return err(CALLED_OFF);
     const { busid, mark } = holds(port);
     return await onPort(port, () =>
       life.change(async (): Promise<Outcome> => {

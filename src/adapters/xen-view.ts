@@ -33,7 +33,7 @@ export type ViewInput = {
   /** `<devid>/<port>`: an action of ours is at work there. */
   readonly isBusy: (key: string) => boolean;
   /** Whether what is called `key` has been seen in this state long enough to be believed. */
-  readonly isSettled: (key: string, state: string, kind: "port" | "controller") => boolean;
+  readonly isSettled: (key: string, state: string, kind: "port" | "controller" | "device") => boolean;
 };
 export type View = Pick<LiveDomain, "controllers" | "objects"> &
   Pick<XenSide, "nextDevid" | "pending" | "phantoms" | "notSaveable"> & {
@@ -256,8 +256,10 @@ function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Po
   const shown = (port: number, there: boolean): LiveObject => {
     const mark = markFor(input, record, port);
     const counts = mark !== null && mark.id === id(port) ? mark : null;
-    // Of what `xl` put there QEMU's `attached` says too little to take it away.
-    const attached = there && (counts === null || qusb.get(id(port)) === true);
+    // Of what `xl` put there QEMU's `attached` says too little to take it away. Of ours, only once it has been lost for longer than QEMU takes to
+    // open it again by itself: a reset by the guest can have the kernel enumerate it anew under the same address.
+    const isLost = counts !== null && qusb.get(id(port)) !== true;
+    const attached = there && !(isLost && input.isSettled(`device ${portKey(record.devid, port)}`, "lost", "device"));
     const object = recordObject(facts, record, port, record.holds.get(port) ?? "", attached, counts);
     return counts === null && there ? { ...object, remark: "Unconfirmed" } : object;
   };

@@ -69,6 +69,7 @@ export const xenHvmCases: readonly Case[] = [
   {
     name: "xen: a device that xl attached is adopted; detached by xl, it is repaired, and after three times Contested until retried",
     mode: "xen",
+    slow: true,
     start: "guests",
     run: async (host) => {
       const hvm = host.xen.domain(HVM1.name);
@@ -103,6 +104,7 @@ export const xenHvmCases: readonly Case[] = [
   {
     name: "xen: a reboot by xl, and a destroy and create, bring everything back under another domid",
     mode: "xen",
+    slow: true,
     start: "guests",
     timeoutMs: 600_000,
     run: async (host) => {

@@ -66,6 +66,7 @@ export const xenPvCases: readonly Case[] = [
   {
     name: "xen: a PVH domain likewise",
     mode: "xen",
+    slow: true,
     run: async (host) => {
       const pvh = host.xen.domain("pvh1");
       await writeDomain(host, "pvh1", oneStick);
@@ -77,6 +78,7 @@ export const xenPvCases: readonly Case[] = [
   {
     name: "xen: a controller of our own in a PV domain goes 1, 2, 4 with its frontend and serves",
     mode: "xen",
+    slow: true,
     start: "guests",
     run: async (host) => {
       const pv = host.xen.domain(PV1.name);
@@ -144,6 +146,7 @@ export const xenPvCases: readonly Case[] = [
   {
     name: "xen: a PV domain is saved and restored with its device",
     mode: "xen",
+    slow: true,
     start: "guests",
     run: async (host) => {
       const pv = host.xen.domain(PV1.name);
