@@ -172,9 +172,9 @@ const object = (id: string, port: number, bus: number, address: number): LiveObj
   exact: true,
   attached: true,
 });
-const qemu = (objects: readonly LiveObject[], qusb: readonly (readonly [string, boolean])[] = []): QemuSight => ({
+const qemu = (objects: readonly LiveObject[], qusb: readonly (readonly [string, boolean, string?])[] = []): QemuSight => ({
   listing: { state: "running", controllers: [liveController("xenusb-0.0", { driver: "nec-usb-xhci", ports: 4 })], objects, freeSlots: [] },
-  qusb: new Map(qusb),
+  qusb: new Map(qusb.map(([id, attached, busid = null]) => [id, { attached, busid }])),
 });
 const view = (input: Partial<ViewInput> & Pick<ViewInput, "facts">) =>
   viewOf({ qemu: null, previous: { objects: [] }, isBusy: () => false, isSettled: () => true, ...input });
@@ -262,6 +262,14 @@ describe("a paravirtual controller", () => {
     expect(view({ ...input, qemu: qemu([]) }).objects).toMatchObject([{ attached: false }]);
     // Nobody to ask: the record alone.
     expect(view(input).objects).toMatchObject([{ ours: true, attached: true, remark: "Unconfirmed" }]);
+  });
+  test("a record that somebody has written over while QEMU holds the former device: judged, then dead", () => {
+    const input = { facts: facts([pv(4, 4, [[1, "2-5"]])], { type: "pv" }), qemu: qemu([], [["xen-qusb-0-1", true, "1-1"]]) };
+    expect(view(input)).toMatchObject({ disagreeing: ["0/1"], objects: [{ attached: false, filter: { bus: 2, hostport: "5" } }] });
+    expect(view({ ...input, qemu: qemu([], [["xen-qusb-0-1", true, "2-5"]]) })).toMatchObject({
+      disagreeing: [],
+      objects: [{ attached: true }],
+    });
   });
   test("of xl: by its place, and unconfirmed, whatever QEMU says", () => {
     const seen = view({ facts: facts([pv(4, 4, [[2, "1-1.4"]])], { type: "pv" }), qemu: qemu([], [["xen-qusb-0-2", false]]) });

@@ -25,7 +25,7 @@ import { createXenPv } from "./xen-pv.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
 import { createXenRecords, type XenPort, type XenRecords } from "./xen-records.ts";
 import { createXenTraditional } from "./xen-traditional.ts";
-import { portKey, type QemuSight, TRADITIONAL_BUS, type View, viewOf } from "./xen-view.ts";
+import { portKey, type QemuSight, type QusbObject, TRADITIONAL_BUS, type View, viewOf } from "./xen-view.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
 export type XenDomainDeps = {
@@ -76,6 +76,7 @@ export type XenDomain = Pick<Domains, "attach" | "detach"> & {
   end(): void;
 };
 
+const QUSB_PROPERTIES = ["attached", "hostbus", "hostport"] as const;
 type Held = { readonly busid: string; readonly mark: Mark | null };
 
 const NOTHING_MADE: Pick<XenSide, "nextDevid" | "emulated" | "backends" | "pending" | "phantoms" | "notSaveable"> = {
@@ -136,11 +137,16 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
     );
     const [listing, qusb] = await Promise.all([
       readListing(monitor),
-      all(ids.map((id) => qomGet(monitor, peripheralPath(id), "attached"))),
+      all(ids.flatMap((id) => QUSB_PROPERTIES.map((name) => qomGet(monitor, peripheralPath(id), name)))),
     ]);
     if (!listing.ok) return listing;
     if (!qusb.ok) return qusb;
-    const found = ids.flatMap((id, i) => (typeof qusb.value[i] === "boolean" ? [[id, qusb.value[i]] as const] : []));
+    const found = ids.flatMap((id, i): readonly (readonly [string, QusbObject])[] => {
+      const [attached, hostbus, hostport] = qusb.value.slice(i * QUSB_PROPERTIES.length);
+      if (typeof attached !== "boolean") return [];
+      const isTold = typeof hostbus === "number" && hostbus > 0 && typeof hostport === "string" && hostport !== "";
+      return [[id, { attached, busid: isTold ? `${String(hostbus)}-${hostport}` : null }]];
+    });
     return ok({ listing: listing.value, qusb: new Map(found) });
   };
 

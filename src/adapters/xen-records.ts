@@ -15,6 +15,7 @@ import {
   portPath,
   type PortPlace,
   recordWrites,
+  XENBUS,
 } from "../protocol/xenstore-usb.ts";
 import { every } from "./xen-read.ts";
 import type { TransactionEnd, XenstoreClient } from "./xenstore-client.ts";
@@ -151,6 +152,10 @@ export function createXenRecords(store: Store, { domid, vm }: XenLife): XenRecor
         const marked = await tx.read(paths.controllerMark(domid, devid));
         if (!marked.ok) return marked.error.kind === "missing" ? ok(null) : marked;
         if (marked.value !== name) return otherwise("RecordChanged", "The controller is not ours.");
+        const state = type === "devicemodel" ? null : await tx.read(`${paths.backend(domid, devid, type)}/state`);
+        if (state !== null && !state.ok && state.error.kind !== "missing") return state;
+        const serves = state?.ok === true && [XENBUS.initWait, XENBUS.connected].includes(Number(state.value) as 2 | 4);
+        if (serves) return otherwise("ControllerServed", "Its backend serves it after all.");
         const own = [paths.record(domid, devid), paths.controllerMark(domid, devid)];
         const halves = type === "devicemodel" ? [] : [paths.frontend(domid, devid), paths.backend(domid, devid, type)];
         for (const node of [...halves, ...own]) {

@@ -23,8 +23,10 @@ import type { Listing } from "./qemu-monitor.ts";
 import type { XenFacts } from "./xen-read.ts";
 import type { XenPort } from "./xen-records.ts";
 
-/** What the domain's QEMU told: its listing, and the objects that its qusb backend made, by id, with whether each is attached. */
-export type QemuSight = { readonly listing: Listing; readonly qusb: ReadonlyMap<string, boolean> };
+/** An object of QEMU's qusb backend; `busid`: what it was made for; null: not told. */
+export type QusbObject = { readonly attached: boolean; readonly busid: string | null };
+/** What the domain's QEMU told: its listing, and the objects of its qusb backend by id. */
+export type QemuSight = { readonly listing: Listing; readonly qusb: ReadonlyMap<string, QusbObject> };
 export type ViewInput = {
   readonly facts: XenFacts;
   /** null: it cannot be asked. */
@@ -258,7 +260,7 @@ function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Po
     const counts = mark !== null && mark.id === id(port) ? mark : null;
     // Of what `xl` put there QEMU's `attached` says too little to take it away. Of ours, only once it has been lost for longer than QEMU takes to
     // open it again by itself: a reset by the guest can have the kernel enumerate it anew under the same address.
-    const isLost = counts !== null && qusb.get(id(port)) !== true;
+    const isLost = counts !== null && qusb.get(id(port))?.attached !== true;
     const attached = there && !(isLost && input.isSettled(`device ${portKey(record.devid, port)}`, "lost", "device"));
     const object = recordObject(facts, record, port, record.holds.get(port) ?? "", attached, counts);
     return counts === null && there ? { ...object, remark: "Unconfirmed" } : object;
@@ -266,7 +268,12 @@ function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Po
   // An object without a record is QEMU's to remove, and the record tells nothing of it.
   const isRecorded = (port: number): boolean => record.holds.get(port) !== "";
   return walk(input, record, {
-    objectAt: (port) => (qusb.has(id(port)) ? id(port) : null),
+    objectAt: (port) => {
+      const object = qusb.get(id(port));
+      // libxl chooses a port before its transaction: it may have written over a record, which QEMU ignores while it holds the former device.
+      const isOther = object?.busid != null && isRecorded(port) && object.busid !== record.holds.get(port);
+      return object === undefined || isOther ? null : id(port);
+    },
     agree: (port) => shown(port, true),
     differ: (port) => (isRecorded(port) ? shown(port, false) : null),
     open: (port) => (isRecorded(port) ? recordObject(facts, record, port, record.holds.get(port) ?? "", true, null) : null),
