@@ -41,6 +41,7 @@ export const xenReachCases: readonly Case[] = [
   {
     name: "xen: the C xenstored serves as well, live-updated too",
     mode: "xen-c",
+    slow: true,
     run: async (host) => {
       const { xen } = host;
       assert.equal((await host.sh("pidof -s xenstored && ! pidof oxenstored")).trim() === "", false);
@@ -58,6 +59,7 @@ export const xenReachCases: readonly Case[] = [
   {
     name: "xen: without xenstored's socket, the kernel's device serves as well",
     mode: "xen",
+    slow: true,
     start: "guests",
     run: async (host) => {
       await host.sh("mv /run/xenstored/socket /run/xenstored/socket.away");
