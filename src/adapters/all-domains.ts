@@ -1,12 +1,9 @@
 /** Contract Domains over several kinds of host side by side. */
 import { Observable } from "rxjs";
-import type { ActionError } from "../model/action.ts";
+import { DOMAIN_GONE } from "../model/action.ts";
 import type { DomainChange, Domains } from "../model/contracts.ts";
 import type { DomainKey } from "../model/domain.ts";
 import { err } from "../model/result.ts";
-import { transient } from "../protocol/qmp-usb.ts";
-
-const GONE: ActionError = transient("DomainGone", "This life of the domain is over.");
 
 /** Ready once all are. Their keys are never the same. */
 export function allDomains(kinds: readonly Domains[]): Domains {
@@ -27,8 +24,8 @@ export function allDomains(kinds: readonly Domains[]): Domains {
         ownerOf.clear();
       };
     }),
-    attach: (place, options) => ownerOf.get(place.domain)?.attach(place, options) ?? Promise.resolve(err(GONE)),
-    detach: (at, options) => ownerOf.get(at.domain)?.detach(at, options) ?? Promise.resolve(err(GONE)),
+    attach: (place, options) => ownerOf.get(place.domain)?.attach(place, options) ?? Promise.resolve(err(DOMAIN_GONE)),
+    detach: (at, options) => ownerOf.get(at.domain)?.detach(at, options) ?? Promise.resolve(err(DOMAIN_GONE)),
     async audit() {
       await Promise.all(kinds.map((kind) => kind.audit()));
     },

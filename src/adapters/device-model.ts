@@ -2,7 +2,7 @@
  * Attach and detach on one QEMU. Exact mode: bus and address, so QEMU opens the device before it replies. A reply is a receipt: what counts
  * is the object read back, and the question for it goes out right behind the command, in the same round trip.
  */
-import type { ActionError, Attached, NewController, Outcome, Place } from "../model/action.ts";
+import { type ActionError, type Attached, type NewController, type Outcome, type Place, transient, CALLED_OFF } from "../model/action.ts";
 import { controllerId, deviceId } from "../model/action.ts";
 import type { ActionOptions, Clock, Domains } from "../model/contracts.ts";
 import type { LiveObject } from "../model/domain.ts";
@@ -16,7 +16,6 @@ import {
   isDuplicate,
   isNotFound,
   isUnknownHostdevice,
-  transient,
   usbHostArguments,
 } from "../protocol/qmp-usb.ts";
 import { idOf, peripheralPath } from "../protocol/qom-usb.ts";
@@ -38,8 +37,6 @@ export type Ids = {
 export const ownIds: Ids = { device: deviceId, controller: ({ name }) => controllerId(name) };
 
 export type DeviceModelOptions = { readonly life: Life; readonly session: QmpSession; readonly ids: Ids };
-
-const CALLED_OFF = transient("CalledOff", "The action was called off.");
 
 export type DeviceModel = Pick<Domains, "attach" | "detach"> & {
   /** Makes a controller that is not there yet; those who need the same one share one making. */

@@ -3,11 +3,10 @@ import { lstat } from "node:fs/promises";
 import type { Socket } from "node:net";
 import { basename } from "node:path";
 import { Observable } from "rxjs";
-import type { ActionError } from "../model/action.ts";
+import { DOMAIN_GONE } from "../model/action.ts";
 import type { DomainChange, Domains } from "../model/contracts.ts";
 import type { DomainKey, LiveDomain } from "../model/domain.ts";
 import { err, ok, type Result } from "../model/result.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { createGate } from "./gate.ts";
 import { createMonitorPeers, type MonitorPeer } from "./monitor-peer.ts";
 import { createQemuDomain, type QemuDomain, type QemuDomainDeps } from "./qemu-domain.ts";
@@ -40,8 +39,6 @@ const AUDITS = 2;
 const TURNS_AWAKE = 1_000;
 /** Monitors that are connected to in one turn of the event loop. */
 const STARTS_A_TURN = 16;
-
-const GONE: ActionError = transient("DomainGone", "This life of the domain is over.");
 
 export function createDomains({ qmpDir, qmpListen, devDir, isOthers, timings, clock, random, log }: DomainsOptions): QemuDomains {
   const deps: QemuDomainDeps = {
@@ -259,8 +256,8 @@ export function createDomains({ qmpDir, qmpListen, devDir, isOthers, timings, cl
   return {
     changes$,
     listening,
-    attach: (place, options) => lives.get(place.domain)?.attach(place, options) ?? Promise.resolve(err(GONE)),
-    detach: (at, options) => lives.get(at.domain)?.detach(at, options) ?? Promise.resolve(err(GONE)),
+    attach: (place, options) => lives.get(place.domain)?.attach(place, options) ?? Promise.resolve(err(DOMAIN_GONE)),
+    detach: (at, options) => lives.get(at.domain)?.detach(at, options) ?? Promise.resolve(err(DOMAIN_GONE)),
     async audit() {
       await auditFiles();
       let done = false;

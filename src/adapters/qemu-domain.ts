@@ -1,9 +1,9 @@
 /** One life of a plain QEMU domain over one session: when it is looked at, and what is done to it. */
+import { transient } from "../model/action.ts";
 import type { Clock, Domains, Log, Random } from "../model/contracts.ts";
 import type { DomainKey, LiveDomain } from "../model/domain.ts";
 import { err, ok } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { createDeviceModel, ownIds } from "./device-model.ts";
 import { createDomainLife, type DomainLife, type Reading, UNSEEN } from "./domain-life.ts";
 import type { Gate } from "./gate.ts";

@@ -8,11 +8,10 @@
  */
 import { constants, open, readdir, realpath, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import type { ActionError } from "../model/action.ts";
+import { type ActionError, transient } from "../model/action.ts";
 import type { Clock, Log } from "../model/contracts.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { createGate } from "./gate.ts";
 import type { XenstoreError, XenstoreNodes } from "./xenstore-nodes.ts";
 

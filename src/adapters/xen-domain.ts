@@ -2,12 +2,12 @@
  * One life of a Xen domain: a domid, its `vm` path and its device model's process. Looked at in xenstore and, where it has a QEMU that may be
  * asked, over QMP; the two are put together in xen-view.ts.
  */
+import { transient, DOMAIN_GONE } from "../model/action.ts";
 import type { Subscription } from "rxjs";
 import type { Clock, Domains, Log, Random } from "../model/contracts.ts";
 import type { DomainKey, LiveDomain, XenSide } from "../model/domain.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { peripheralPath } from "../protocol/qom-usb.ts";
 import { type Mark, qusbId } from "../protocol/xenstore-usb.ts";
 import { createDomainLife, type DomainLife, type Reading, UNSEEN } from "./domain-life.ts";
@@ -257,7 +257,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
       read,
       publish,
       blocked: (last) => {
-        if (ended) return transient("DomainGone", "This life of the domain is over.");
+        if (ended) return DOMAIN_GONE;
         if (doubt !== null) return transient("StoreInDoubt", doubt);
         if (last?.xen?.obstacle != null) return transient(last.xen.obstacle.reason, last.xen.obstacle.message);
         if (last?.type === "hvm" && facts?.traditional !== true && last.monitorState !== "answering")

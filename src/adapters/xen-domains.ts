@@ -5,12 +5,11 @@
 import { access } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { Observable, Subscription } from "rxjs";
-import type { ActionError } from "../model/action.ts";
+import { DOMAIN_GONE } from "../model/action.ts";
 import type { Clock, DomainChange, Domains, Log, Random } from "../model/contracts.ts";
 import type { DomainKey } from "../model/domain.ts";
 import { err } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { INTRODUCE_EVENT, RELEASE_EVENT } from "../protocol/xenstore.ts";
 import { number, paths } from "../protocol/xenstore-usb.ts";
 import { createGate } from "./gate.ts";
@@ -59,7 +58,6 @@ type Tracked = {
 
 const LISTINGS = 32;
 const AUDITS = 2;
-const GONE: ActionError = transient("DomainGone", "This life of the domain is over.");
 const LOST = "xenstored does not answer; nothing is done in this domain until it does";
 const MISSING = "xenstored came back without this domain, whose device model still runs; nothing is done in it until it is there again";
 /** Names that libxl gives to the two ends of a migration (xl_migrate.c). */
@@ -364,8 +362,8 @@ export function createXenDomains(options: XenDomainsOptions): XenDomains {
 
   return {
     changes$,
-    attach: (place, actions) => lives.get(place.domain)?.attach(place, actions) ?? Promise.resolve(err(GONE)),
-    detach: (at, actions) => lives.get(at.domain)?.detach(at, actions) ?? Promise.resolve(err(GONE)),
+    attach: (place, actions) => lives.get(place.domain)?.attach(place, actions) ?? Promise.resolve(err(DOMAIN_GONE)),
+    detach: (at, actions) => lives.get(at.domain)?.detach(at, actions) ?? Promise.resolve(err(DOMAIN_GONE)),
     async audit() {
       await auditFiles();
       store.audit();

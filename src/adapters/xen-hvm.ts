@@ -11,10 +11,11 @@ import {
   type Place,
   xenControllerId,
   xenDeviceId,
+  transient,
+  CALLED_OFF,
 } from "../model/action.ts";
 import type { ActionOptions, Domains } from "../model/contracts.ts";
 import { err, type Result } from "../model/result.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { idOf } from "../protocol/qom-usb.ts";
 import { devidOf, type Mark, markOf, parseLegacyPath, parsePortPath } from "../protocol/xenstore-usb.ts";
 import { createDeviceModel, type DeviceModelDeps, type Ids, ownIds } from "./device-model.ts";
@@ -188,8 +189,6 @@ export function createXenHvm(
     },
   };
 }
-
-const CALLED_OFF = transient("CalledOff", "The action was called off.");
 
 /** QEMU said no: nothing was done. After a time-out or a lost monitor something may have been. */
 const isKnownFailure = ({ reason }: ActionError): boolean => reason !== "TimedOut" && reason !== "MonitorLost" && reason !== "CalledOff";

@@ -2,10 +2,9 @@
  * Attach and detach in a domain whose device model is qemu-traditional: told over its command channel, which answers the same whether it worked
  * or not, and kept by a mark of ours, for nothing lists what it has. Attached is Unverified, always.
  */
-import type { Attached, Outcome, Place } from "../model/action.ts";
+import { type Attached, type Outcome, type Place, transient } from "../model/action.ts";
 import { instanceOf } from "../model/hostdev.ts";
 import { err, ok } from "../model/result.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { markOf, paths } from "../protocol/xenstore-usb.ts";
 import type { DomainLife } from "./domain-life.ts";
 import type { XenActions } from "./xen-hvm.ts";

@@ -2,12 +2,20 @@
  * Attach and detach on paravirtual controllers: the port's record in the backend's tree is the command, and QEMU (qusb) or the kernel (usbback)
  * follows it. qusb ignores a port that changes from one device to another: cleared, seen to be gone, then set.
  */
-import type { ActionError, Attached, NewController, Outcome, Place } from "../model/action.ts";
+import {
+  type ActionError,
+  type Attached,
+  type NewController,
+  type Outcome,
+  type Place,
+  transient,
+  CALLED_OFF,
+  DOMAIN_GONE,
+} from "../model/action.ts";
 import type { ActionOptions, Clock } from "../model/contracts.ts";
 import { instanceOf } from "../model/hostdev.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { peripheralPath } from "../protocol/qom-usb.ts";
 import { markOf, parsePortPath, paths, portPath, qusbId, XENBUS } from "../protocol/xenstore-usb.ts";
 import type { QmpSession } from "./qmp-client.ts";
@@ -28,9 +36,6 @@ export type XenPvDeps = XenActionDeps & {
   readonly clock: Clock;
   readonly timings: Pick<Timings, "backendMs" | "qusbMs">;
 };
-
-const CALLED_OFF = transient("CalledOff", "The action was called off.");
-const GONE: Result<never, ActionError> = err(transient("DomainGone", "This life of the domain is over."));
 
 export function createXenPv(deps: XenPvDeps): XenActions {
   const { life, records, holds, forsaken, onPort, domid, store, usbback, clock, timings } = deps;
@@ -228,11 +233,11 @@ export function createXenPv(deps: XenPvDeps): XenActions {
   return {
     attach: (place, options) => {
       const port = portOf(place.bus, place.port);
-      return port === null ? Promise.resolve(GONE) : attach(place, port, options);
+      return port === null ? Promise.resolve(err(DOMAIN_GONE)) : attach(place, port, options);
     },
     detach: (at, options) => {
       const port = parsePortPath(at.path) ?? portOf(at.bus, at.port);
-      return port === null ? Promise.resolve(GONE) : detach(at, port, options);
+      return port === null ? Promise.resolve(err(DOMAIN_GONE)) : detach(at, port, options);
     },
   };
 }

@@ -2,9 +2,8 @@
  * Every write of ours into xenstore, each a transaction that compares first: the life of the domain, and what the decision was made on. A late
  * write would bring a destroyed domain's tree to life again, and `xl` works on the same nodes.
  */
-import type { ActionError } from "../model/action.ts";
+import { type ActionError, transient, DOMAIN_GONE } from "../model/action.ts";
 import { err, ok, type Result } from "../model/result.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import {
   formatMark,
   type Mark,
@@ -50,7 +49,7 @@ export type XenRecords = {
 };
 
 const otherwise = (reason: string, message: string): Result<ActionError, never> => ok(transient(reason, message));
-const GONE = otherwise("DomainGone", "This life of the domain is over.");
+const GONE = ok(DOMAIN_GONE);
 
 export function createXenRecords(store: Store, { domid, vm }: XenLife): XenRecords {
   const run = async (what: string, body: Body): Done => {

@@ -5,12 +5,11 @@
  * written from the sources that protocol/dm-command.ts names. `usb-added` comes after a failure too, and nothing lists what the device model has:
  * success here means only that it has executed the command.
  */
-import type { ActionError } from "../model/action.ts";
+import { type ActionError, transient, CALLED_OFF, DOMAIN_GONE } from "../model/action.ts";
 import type { Clock } from "../model/contracts.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import { DM_RUNNING, type DmCommand, dmPaths, isLeftOver, usbCommand } from "../protocol/dm-command.ts";
-import { transient } from "../protocol/qmp-usb.ts";
 import { createGate } from "./gate.ts";
 import { createLooker } from "./looker.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
@@ -37,9 +36,7 @@ type Look = { readonly kind: "wait" } | { readonly kind: "end"; readonly result:
 const WAIT: Look = { kind: "wait" };
 const end = (result: Result<void, ActionError>): Look => ({ kind: "end", result });
 const DONE = end(ok(undefined));
-const GONE = transient("DomainGone", "This life of the domain is over.");
 const CLOSED = transient("StoreLost", "The connection to xenstored was closed.");
-const CALLED_OFF = transient("CalledOff", "The action was called off.");
 const told = ({ message }: XenstoreError): ActionError =>
   transient("StoreLost", `The device model cannot be told through xenstore: ${message}.`);
 
@@ -80,7 +77,7 @@ export function createXenTraditional({ store, domid, vm, clock, timings }: XenTr
     const written = await store.transaction<Look>(async (tx) => {
       const life = await nodeValue(tx, `/local/domain/${String(domid)}/vm`);
       if (!life.ok) return life;
-      if (life.value !== vm) return ok({ commit: false, value: end(err(GONE)) });
+      if (life.value !== vm) return ok({ commit: false, value: end(err(DOMAIN_GONE)) });
       const state = await nodeValue(tx, paths.state);
       if (!state.ok) return state;
       const pending = await nodeValue(tx, paths.command);

@@ -43,6 +43,11 @@ export type Attached = {
  */
 export type ActionError = { readonly kind: "transient" | "waiting" | "terminal"; readonly reason: string; readonly message: string };
 
+export const transient = (reason: string, message: string): ActionError => ({ kind: "transient", reason, message });
+export const terminal = (reason: string, message: string): ActionError => ({ kind: "terminal", reason, message });
+export const CALLED_OFF: ActionError = transient("CalledOff", "The action was called off.");
+export const DOMAIN_GONE: ActionError = transient("DomainGone", "This life of the domain is over.");
+
 /** What was seen afterwards (null: nothing is attached), or why nothing moved. */
 export type Outcome = Result<Attached | null, ActionError>;
 

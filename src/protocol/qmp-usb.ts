@@ -2,7 +2,15 @@
  * USB commands over QMP: arguments of device_add, our ids and back, and what a refusal means. JSON types are exact: QEMU 9.2 and later
  * refuse a number in a string, older ones ignore what they cannot read.
  */
-import { type ActionError, CONTROLLER_PREFIX, DEVICE_PREFIX, type NewController, type Place } from "../model/action.ts";
+import {
+  type ActionError,
+  CONTROLLER_PREFIX,
+  DEVICE_PREFIX,
+  type NewController,
+  type Place,
+  terminal,
+  transient,
+} from "../model/action.ts";
 import { printable } from "../model/hostdev.ts";
 import { err, ok, type Result } from "../model/result.ts";
 
@@ -143,6 +151,3 @@ const told = (aim: Aim): string =>
     : aim.kind === "controller"
       ? `making controller ${aim.controller.name}`
       : `removing ${aim.path}`;
-
-export const transient = (reason: string, message: string): ActionError => ({ kind: "transient", reason, message });
-export const terminal = (reason: string, message: string): ActionError => ({ kind: "terminal", reason, message });
