@@ -2,9 +2,10 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { QemuSight, ViewInput } from "../src/adapters/xen-view.ts";
-import { linkOf, viewOf } from "../src/adapters/xen-view.ts";
+import { viewOf } from "../src/adapters/xen-view.ts";
 import type { XenFacts } from "../src/adapters/xen-read.ts";
 import type { LiveObject } from "../src/model/domain.ts";
+import { linkOf } from "../src/protocol/xenstore-objects.ts";
 import {
   devidOf,
   formatMark,
@@ -177,7 +178,7 @@ const qemu = (objects: readonly LiveObject[], qusb: readonly (readonly [string, 
   qusb: new Map(qusb.map(([id, attached, busid = null]) => [id, { attached, busid }])),
 });
 const view = (input: Partial<ViewInput> & Pick<ViewInput, "facts">) =>
-  viewOf({ qemu: null, previous: { objects: [] }, isBusy: () => false, isSettled: () => true, ...input });
+  viewOf({ qemu: null, previous: { objects: [] }, isBusy: () => false, isSteady: () => true, ...input });
 const mark: Mark = { busid: "1-1", bus: 1, address: 5, inode: 312, id: "xenusb-1-5" };
 const marked = (one: Mark = mark) => ({ marks: new Map([["0/1", one]]), names: new Map([[0, "usb3"]]) });
 const held = record(0, { ports: new Map([[1, "1-1"]]) });
@@ -200,7 +201,7 @@ describe("an emulated controller that libxl knows", () => {
   test("a record without its object: what was seen before, until it has stayed so; then it is dead", () => {
     const before = object("xenusb-1-5", 1, 1, 5);
     const input = { facts: facts([held], marked()), qemu: qemu([]), previous: { objects: [before] } };
-    expect(view({ ...input, isSettled: () => false })).toMatchObject({ objects: [before], disagreeing: ["0/1"] });
+    expect(view({ ...input, isSteady: () => false })).toMatchObject({ objects: [before], disagreeing: ["0/1"] });
     expect(view({ ...input, isBusy: (key) => key === "0/1" }).objects).toEqual([before]);
     expect(view(input).objects).toMatchObject([{ path: "/libxl/7/device/vusb/0/port/1", id: null, attached: false }]);
     expect(view(input).controllers[0]?.occupied).toEqual([1]);
@@ -212,16 +213,16 @@ describe("an emulated controller that libxl knows", () => {
   test("a mark that its port does not bear out is a stray, once it has stayed so", () => {
     const cleared = { facts: facts([record(0)], marked()), qemu: qemu([]) };
     expect(view(cleared).strays).toEqual([{ port: { devid: 0, port: 1, type: "devicemodel" }, mark }]);
-    expect(view({ ...cleared, isSettled: () => false }).strays).toEqual([]);
+    expect(view({ ...cleared, isSteady: () => false }).strays).toEqual([]);
     expect(view({ ...cleared, isBusy: () => true }).strays).toEqual([]);
     expect(view({ facts: facts([held], marked()), qemu: qemu([]) }).strays).toEqual([]);
   });
   test("a record without a controller is waited for, then a phantom", () => {
     const only = facts([record(0), record(1)]);
-    expect(view({ facts: only, qemu: qemu([]), isSettled: () => false })).toMatchObject({ pending: ["xenusb-1"], phantoms: [] });
+    expect(view({ facts: only, qemu: qemu([]), isSteady: () => false })).toMatchObject({ pending: ["xenusb-1"], phantoms: [] });
     expect(view({ facts: only, qemu: qemu([]) })).toMatchObject({
       pending: [],
-      phantoms: [expect.stringContaining("controller 1")],
+      phantoms: [{ path: "/libxl/7/device/vusb/1", text: expect.stringContaining("controller 1") }],
       nextDevid: 2,
     });
   });
@@ -246,7 +247,7 @@ describe("a paravirtual controller", () => {
     const far = pv(4, 4, [], { backend: "/local/domain/3/backend/qusb/7/0" });
     expect(view({ facts: facts([far], { type: "pv" }) })).toMatchObject({
       controllers: [],
-      phantoms: [expect.stringContaining("another domain")],
+      phantoms: [{ path: "/libxl/7/device/vusb/0", text: expect.stringContaining("another domain") }],
     });
   });
   test("marked and taken by QEMU: ours; attached by QEMU's word", () => {
@@ -257,7 +258,7 @@ describe("a paravirtual controller", () => {
     expect(objects(true)[0]).not.toHaveProperty("remark");
     expect(objects(false)).toMatchObject([{ ours: true, attached: false }]);
     // Lost a moment ago: QEMU may open it again.
-    const young = view({ ...input, qemu: qemu([], [["xen-qusb-0-1", false]]), isSettled: (_, __, kind) => kind !== "device" });
+    const young = view({ ...input, qemu: qemu([], [["xen-qusb-0-1", false]]), isSteady: (_, __, kind) => kind !== "device" });
     expect(young.objects).toMatchObject([{ ours: true, attached: true }]);
     expect(view({ ...input, qemu: qemu([]) }).objects).toMatchObject([{ attached: false }]);
     // Nobody to ask: the record alone.

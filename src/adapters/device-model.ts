@@ -22,6 +22,7 @@ import { idOf, peripheralPath } from "../protocol/qom-usb.ts";
 import type { Life } from "./domain-life.ts";
 import { isPresent, readController, readObject } from "./qemu-monitor.ts";
 import type { QmpError, QmpSession } from "./qmp-client.ts";
+import { createSharedRuns } from "./shared-runs.ts";
 
 export type DeviceModelDeps = {
   readonly hostdevice: boolean;
@@ -50,7 +51,7 @@ export function createDeviceModel(
   let withNode = hostdevice;
   /** Set once this QEMU has shown that it has no usb-host: each further try would only load a module of another build again. */
   let hopeless: ActionError | null = null;
-  const making = new Map<string, Promise<Result<null, ActionError>>>();
+  const making = createSharedRuns<Result<null, ActionError>>();
 
   const failed = (error: QmpError, aim: Aim): { readonly ok: false; readonly error: ActionError } => {
     const problem = classify(error, aim);
@@ -136,13 +137,8 @@ export function createDeviceModel(
   };
   const ensure = (controller: NewController): Promise<Result<null, ActionError>> => {
     const path = peripheralPath(ids.controller(controller));
-    if (life.seen().controllers.some((one) => one.path === path)) return Promise.resolve(ok(null));
-    let made = making.get(path);
-    if (made === undefined) {
-      made = life.change(() => make(controller)).finally(() => making.delete(path));
-      making.set(path, made);
-    }
-    return made;
+    const isThere = life.seen().controllers.some((one) => one.path === path);
+    return isThere ? Promise.resolve(ok(null)) : making(path, () => life.change(() => make(controller)));
   };
 
   const remove = async (at: Attached): Promise<Outcome> => {

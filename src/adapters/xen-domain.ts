@@ -9,23 +9,25 @@ import type { DomainKey, LiveDomain, XenSide } from "../model/domain.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import { peripheralPath } from "../protocol/qom-usb.ts";
-import { type Mark, qusbId } from "../protocol/xenstore-usb.ts";
+import { TRADITIONAL_BUS } from "../protocol/xenstore-objects.ts";
+import { qusbId } from "../protocol/xenstore-usb.ts";
 import { createDomainLife, type DomainLife, type Reading, UNSEEN } from "./domain-life.ts";
 import type { Gate } from "./gate.ts";
 import type { LibxlLocks } from "./libxl-lock.ts";
 import { type DriverCache, type Identity, readIdentity, readListing } from "./qemu-monitor.ts";
 import type { QmpError } from "./qmp-client.ts";
 import { all, qomGet } from "./qom-read.ts";
-import { createSettling, type Settled } from "./xen-settling.ts";
-import { createXenHvm, type XenActions } from "./xen-hvm.ts";
-import { createXenOld } from "./xen-old.ts";
+import { createDmCommandChannel } from "./dm-command-channel.ts";
+import { createSteadiness, type Steadiness } from "./xen-steadiness.ts";
+import type { Held, XenActionDeps, XenActions } from "./xen-actions.ts";
+import { createXenHvm } from "./xen-hvm.ts";
 import { createXenMonitor, type MonitorPath, type XenMonitor } from "./xen-monitor.ts";
 import type { Usbback } from "./usbback.ts";
 import { createXenPv } from "./xen-pv.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
 import { createXenRecords, type XenPort, type XenRecords } from "./xen-records.ts";
 import { createXenTraditional } from "./xen-traditional.ts";
-import { portKey, type QemuSight, type QusbObject, TRADITIONAL_BUS, type View, viewOf } from "./xen-view.ts";
+import { portKey, type QemuSight, type QusbObject, type View, viewOf } from "./xen-view.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
 export type XenDomainDeps = {
@@ -77,7 +79,6 @@ export type XenDomain = Pick<Domains, "attach" | "detach"> & {
 };
 
 const QUSB_PROPERTIES = ["attached", "hostbus", "hostport"] as const;
-type Held = { readonly busid: string; readonly mark: Mark | null };
 
 const NOTHING_MADE: Pick<XenSide, "nextDevid" | "emulated" | "backends" | "pending" | "phantoms" | "notSaveable"> = {
   nextDevid: 0,
@@ -99,7 +100,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
   const busy = new Map<string, number>();
   /** What we have written since the last look. */
   const own = new Map<string, Held>();
-  const settling: Settled = createSettling(clock, timings, () => void life.refresh());
+  const steadiness: Steadiness = createSteadiness(clock, timings, () => void life.refresh());
   let deviceModel: DeviceModelSight | null = null;
   let monitor: XenMonitor | null = null;
   let hvm: XenActions | null = null;
@@ -217,23 +218,23 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
         },
       });
     });
-  const settleMs = { port: timings.recordSettleMs, controller: timings.phantomMs, device: timings.qusbMs };
+  const steadyMs = { port: timings.recordSettleMs, controller: timings.phantomMs, device: timings.qusbMs };
   const look = async (seen: XenFacts, qemu: QemuSight | null): Promise<View | null> => {
     if (seen.type === "hvm" && qemu === null && !seen.traditional) return null;
     const view = (lockFree: boolean): View => {
-      settling.begin();
+      steadiness.begin();
       return viewOf({
         facts: seen,
         qemu,
         previous: life.last() ?? { objects: [] },
         isBusy: (one) => (busy.get(one) ?? 0) > 0,
-        isSettled: (one, state, kind) => settling.isSettled(one, state, settleMs[kind]) && (lockFree || kind !== "port"),
+        isSteady: (one, state, kind) => steadiness.isSteady(one, state, steadyMs[kind]) && (lockFree || kind !== "port"),
       });
     };
     const first = view(true);
     const held = first.disagreeing.length + first.strays.length > 0 && (await deps.locks.isHeld(deps.lockPath(seen)));
     const result = held ? view(false) : first;
-    settling.finish(held);
+    steadiness.finish(held);
     return result;
   };
   const backendsOf = async ({ type, qusb }: XenFacts): Promise<XenSide["backends"]> => [
@@ -280,7 +281,8 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
     if (done.ok) own.set(portKey(devid, port), held);
     return done;
   };
-  const shared = {
+  const shared: XenActionDeps = {
+    domid,
     life,
     records,
     holds: ({ devid, port }: XenPort): Held =>
@@ -293,7 +295,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
         one !== name || life.seen().controllers.some((live) => live.name === name && live.ours) ? [] : [devid],
       ),
     isRecorded: (devid: number): boolean => facts?.records.some((one) => one.devid === devid && one.type === "devicemodel") ?? false,
-    onPort: async <T>({ devid, port }: { readonly devid: number; readonly port: number }, run: () => Promise<T>): Promise<T> => {
+    onPort: async <T>({ devid, port }: XenPort, run: () => Promise<T>): Promise<T> => {
       const at = portKey(devid, port);
       busy.set(at, (busy.get(at) ?? 0) + 1);
       try {
@@ -307,16 +309,15 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
   };
   const pv = createXenPv({
     ...shared,
-    domid,
     store,
     session: () => (facts?.deviceModel === true && !facts.traditional ? monitor : null),
     usbback: deps.usbback,
     clock,
     timings,
   });
-  const old = createXenOld({ life, records, channel: createXenTraditional({ store, domid, vm, clock, timings }), domid });
+  const traditional = createXenTraditional(shared, createDmCommandChannel({ store, domid, vm, clock, timings }));
   const actionsFor = (bus: string): XenActions =>
-    bus === TRADITIONAL_BUS ? old : hvm === null || bus.startsWith("xen-qusb-") || bus.startsWith("usbback-") ? pv : hvm;
+    bus === TRADITIONAL_BUS ? traditional : hvm === null || bus.startsWith("xen-qusb-") || bus.startsWith("usbback-") ? pv : hvm;
 
   return {
     refresh: () => life.refresh(),
@@ -348,7 +349,7 @@ export function createXenDomain({ identity, deviceModelOf, publish, isOver, onOv
       if (ended) return;
       ended = true;
       for (const subscription of subscriptions) subscription.unsubscribe();
-      settling.stop();
+      steadiness.stop();
       monitor?.close();
       life.end();
     },

@@ -13,29 +13,18 @@ import {
   xenDeviceId,
   transient,
   CALLED_OFF,
+  busOf,
 } from "../model/action.ts";
-import type { ActionOptions, Domains } from "../model/contracts.ts";
-import { err, type Result } from "../model/result.ts";
+import type { ActionOptions } from "../model/contracts.ts";
+import { err, ok, type Result } from "../model/result.ts";
 import { idOf } from "../protocol/qom-usb.ts";
-import { devidOf, type Mark, markOf, parseLegacyPath, parsePortPath } from "../protocol/xenstore-usb.ts";
+import { devidOf, emulatedBus, type Mark, markOf, parseLegacyPath, parsePortPath } from "../protocol/xenstore-usb.ts";
 import { createDeviceModel, type DeviceModelDeps, type Ids, ownIds } from "./device-model.ts";
 import type { Life } from "./domain-life.ts";
 import type { QmpSession } from "./qmp-client.ts";
-import type { XenPort, XenRecords } from "./xen-records.ts";
-
-export type XenActions = Pick<Domains, "attach" | "detach">;
-export type XenActionDeps = {
-  readonly life: Life;
-  readonly records: XenRecords;
-  /** What a port is known to be recorded to hold, by the last look and what we have written since; busid "": nothing. */
-  readonly holds: (port: XenPort) => { readonly busid: string; readonly mark: Mark | null };
-  /** Whether libxl knows this emulated controller. */
-  readonly isRecorded: (devid: number) => boolean;
-  /** Controllers of ours of this name that are recorded and not there: what a crash left between record and QEMU. */
-  readonly forsaken: (name: string) => readonly number[];
-  /** Runs an action on a port: what is seen there meanwhile is nobody else's doing. */
-  readonly onPort: <T>(port: XenPort, run: () => Promise<T>) => Promise<T>;
-};
+import { createSharedRuns } from "./shared-runs.ts";
+import { hindrance, type XenActionDeps, type XenActions } from "./xen-actions.ts";
+import type { XenPort } from "./xen-records.ts";
 
 const xenIds: Ids = {
   device: xenDeviceId,
@@ -52,7 +41,7 @@ export function createXenHvm(
 ): XenActions {
   /** Marks of what is being attached, by id: the object that is read back is ours. */
   const marks = new Map<string, Mark>();
-  const making = new Map<string, Promise<Result<null, ActionError>>>();
+  const making = createSharedRuns<Result<null, ActionError>>();
   const names = new Map<string, string>();
   const known: Life = {
     ...life,
@@ -85,29 +74,22 @@ export function createXenHvm(
       life.look();
       return recorded;
     }
-    names.set(`${xenControllerId(xen.devid)}.0`, name);
+    names.set(emulatedBus(xen.devid), name);
     const made = await mirrored.make(controller);
     if (!made.ok && isKnownFailure(made.error)) await records.remove(record, name);
     life.look();
     return made;
   };
   const ensure = (controller: NewController): Promise<Result<null, ActionError>> => {
-    const bus = `${xenIds.controller(controller)}.0`;
-    if (life.seen().controllers.some((one) => one.bus === bus && one.name === controller.name))
-      return Promise.resolve({ ok: true, value: null });
-    let made = making.get(bus);
-    if (made === undefined) {
-      made = life.change(() => make(controller)).finally(() => making.delete(bus));
-      making.set(bus, made);
-    }
-    return made;
+    const bus = busOf(controller);
+    const isThere = life.seen().controllers.some((one) => one.bus === bus && one.name === controller.name);
+    return isThere ? Promise.resolve(ok(null)) : making(bus, () => life.change(() => make(controller)));
   };
 
   const attach = async (place: Place, port: XenPort, options: ActionOptions): Promise<Outcome> => {
     const { signal, onStep } = options;
-    await life.settled();
-    const blocked = life.blocked();
-    if (blocked !== null) return err(blocked);
+    const hindered = await hindrance(life, signal);
+    if (hindered !== null) return err(hindered);
     if (place.create !== null) {
       onStep(`making controller ${place.create.name}`);
       const made = await ensure(place.create);
@@ -134,12 +116,10 @@ export function createXenHvm(
   };
 
   const detach = async (at: Attached, port: XenPort, options: ActionOptions): Promise<Outcome> => {
-    await life.settled();
-    const blocked = life.blocked();
-    if (blocked !== null) return err(blocked);
-    if (options.signal.aborted) return err(CALLED_OFF);
+    const hindered = await hindrance(life, options.signal);
+    if (hindered !== null) return err(hindered);
     const { busid, mark } = holds(port);
-    const clear = () => (busid === "" ? Promise.resolve({ ok: true, value: undefined } as const) : records.clear(port, busid, mark));
+    const clear = () => (busid === "" ? Promise.resolve(ok(undefined)) : records.clear(port, busid, mark));
     const bare = parsePortPath(at.path) !== null;
     return await onPort(port, () =>
       life.change(async (): Promise<Outcome> => {
@@ -154,7 +134,7 @@ export function createXenHvm(
         }
         if (bare) {
           life.removeObject(at.path);
-          return { ok: true, value: null };
+          return ok(null);
         }
         const gone = await mirrored.detach(at, options);
         if (!gone.ok || at.instance === null) return gone;
@@ -165,13 +145,13 @@ export function createXenHvm(
     );
   };
 
-  const detachLegacy = async (at: Attached, name: string): Promise<Outcome> => {
-    const blocked = life.blocked();
-    if (blocked !== null) return err(blocked);
+  const detachLegacy = async (at: Attached, name: string, { signal }: ActionOptions): Promise<Outcome> => {
+    const hindered = await hindrance(life, signal);
+    if (hindered !== null) return err(hindered);
     const removed = await life.change(() => records.removeLegacy(name));
     if (!removed.ok) return removed;
     life.removeObject(at.path);
-    return { ok: true, value: null };
+    return ok(null);
   };
 
   return {
@@ -181,7 +161,7 @@ export function createXenHvm(
     },
     detach: (at, options) => {
       const legacy = parseLegacyPath(at.path);
-      if (legacy !== null) return detachLegacy(at, legacy);
+      if (legacy !== null) return detachLegacy(at, legacy, options);
       const bare = parsePortPath(at.path);
       const port = bare ?? portOf(at.bus, at.port, null);
       const byId = (idOf(at.path) ?? "").startsWith("xenusb-");

@@ -11,24 +11,25 @@ import {
   transient,
   CALLED_OFF,
   DOMAIN_GONE,
+  busOf,
 } from "../model/action.ts";
 import type { ActionOptions, Clock } from "../model/contracts.ts";
 import { instanceOf } from "../model/hostdev.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import { peripheralPath } from "../protocol/qom-usb.ts";
-import { markOf, parsePortPath, paths, portPath, qusbId, XENBUS } from "../protocol/xenstore-usb.ts";
+import { pvController, recordObject } from "../protocol/xenstore-objects.ts";
+import { markOf, parsePortPath, paths, qusbId, XENBUS } from "../protocol/xenstore-usb.ts";
 import type { QmpSession } from "./qmp-client.ts";
 import { isPresent } from "./qemu-monitor.ts";
 import { qomGet } from "./qom-read.ts";
 import type { Usbback } from "./usbback.ts";
-import type { XenActionDeps, XenActions } from "./xen-hvm.ts";
+import { createSharedRuns } from "./shared-runs.ts";
+import { hindrance, type XenActionDeps, type XenActions } from "./xen-actions.ts";
 import type { XenPort } from "./xen-records.ts";
-import { busOfRecord } from "./xen-view.ts";
 import type { XenstoreClient } from "./xenstore-client.ts";
 
 export type XenPvDeps = XenActionDeps & {
-  readonly domid: number;
   readonly store: Pick<XenstoreClient, "read" | "watch">;
   /** null: the domain's QEMU cannot be asked; what it did is not seen then. */
   readonly session: () => QmpSession | null;
@@ -39,7 +40,7 @@ export type XenPvDeps = XenActionDeps & {
 
 export function createXenPv(deps: XenPvDeps): XenActions {
   const { life, records, holds, forsaken, onPort, domid, store, usbback, clock, timings } = deps;
-  const making = new Map<number, Promise<Result<null, ActionError>>>();
+  const making = createSharedRuns<Result<null, ActionError>>();
 
   const pause = (ms: number): Promise<void> =>
     new Promise((resolve) => {
@@ -103,38 +104,15 @@ export function createXenPv(deps: XenPvDeps): XenActions {
     const path = paths.backend(domid, xen.devid, type);
     const serves = await reaches(`${path}/state`, [XENBUS.initWait, XENBUS.connected]);
     // Known at once: until the next look its device would be misplaced, and the controller forsaken.
-    if (serves)
-      life.addController(
-        {
-          bus: busOfRecord(record),
-          name,
-          path,
-          driver: type === "pv" ? "usbback" : "qusb",
-          version: xen.version,
-          ports,
-          minSpeed: null,
-          maxSpeed: xen.version === 1 ? 12 : 480,
-          ours: true,
-          occupied: [],
-          link: "waiting",
-        },
-        null,
-      );
+    if (serves) life.addController(pvController({ ...record, domid }, name, "waiting", []), null);
     life.look();
     if (serves) return ok(null);
     await records.remove(record, name);
     return err(transient("NoBackend", `Nobody served the new ${driver} controller ${name} within ${String(timings.backendMs)} ms.`));
   };
   const ensure = (controller: NewController): Promise<Result<null, ActionError>> => {
-    const devid = controller.xen?.devid ?? -1;
-    if (life.seen().controllers.some(({ name, ours, link }) => name === controller.name && ours && link !== undefined))
-      return Promise.resolve(ok(null));
-    let made = making.get(devid);
-    if (made === undefined) {
-      made = life.change(() => make(controller)).finally(() => making.delete(devid));
-      making.set(devid, made);
-    }
-    return made;
+    const isThere = life.seen().controllers.some(({ name, ours, link }) => name === controller.name && ours && link !== undefined);
+    return isThere ? Promise.resolve(ok(null)) : making(busOf(controller), () => life.change(() => make(controller)));
   };
   const portOf = (bus: string, port: number): XenPort | null => {
     const match = /^(?:xen-qusb-(\d{1,5})\.0|usbback-(\d{1,5}))$/.exec(bus);
@@ -142,13 +120,9 @@ export function createXenPv(deps: XenPvDeps): XenActions {
     return { devid: Number(match[1] ?? match[2]), type: match[1] === undefined ? "pv" : "qusb", port };
   };
 
-  const begin = async (): Promise<ActionError | null> => {
-    await life.settled();
-    return life.blocked();
-  };
   const attach = async (place: Place, port: XenPort, { signal, onStep }: ActionOptions): Promise<Outcome> => {
-    const blocked = await begin();
-    if (blocked !== null) return err(blocked);
+    const hindered = await hindrance(life, signal);
+    if (hindered !== null) return err(hindered);
     if (place.create !== null) {
       onStep(`waiting for the backend of the new controller ${place.create.name}`);
       const made = await ensure(place.create);
@@ -173,20 +147,16 @@ export function createXenPv(deps: XenPvDeps): XenActions {
           life.look();
           return taken;
         }
-        const path = portPath(domid, port.devid, port.type, port.port);
-        life.addObject({
-          path,
-          id: null,
+        const unconfirmed = id === null || deps.session() === null ? "Unconfirmed" : undefined;
+        const object = recordObject({ ...port, domid }, { busid: device.busid, mark }, true, unconfirmed);
+        life.addObject(object);
+        return ok({
+          domain: place.domain,
+          path: object.path,
           bus: place.bus,
-          port: String(place.port),
-          ours: true,
-          inode: device.inode,
-          filter: { bus: device.bus, address: device.address, hostport: null, vendor: null, product: null, hostdevice: null },
-          exact: true,
-          attached: true,
-          ...(id === null || deps.session() === null ? { remark: "Unconfirmed" as const } : {}),
-        });
-        return ok({ domain: place.domain, path, bus: place.bus, port: place.port, instance: instanceOf(device) } satisfies Attached);
+          port: place.port,
+          instance: instanceOf(device),
+        } satisfies Attached);
       }),
     );
   };
@@ -199,9 +169,8 @@ export function createXenPv(deps: XenPvDeps): XenActions {
   };
 
   const detach = async (at: Attached, port: XenPort, { signal, onStep }: ActionOptions): Promise<Outcome> => {
-    const blocked = await begin();
-    if (blocked !== null) return err(blocked);
-    if (signal.aborted) return err(CALLED_OFF);
+    const hindered = await hindrance(life, signal);
+    if (hindered !== null) return err(hindered);
     const { busid, mark } = holds(port);
     return await onPort(port, () =>
       life.change(async (): Promise<Outcome> => {

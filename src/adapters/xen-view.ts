@@ -2,23 +2,19 @@
  * What xenstore and a domain's QEMU tell, put together: which controllers can be used and what each port holds. The two are written one after the
  * other, by us and by `xl`: where they disagree and nobody of ours is at work, what was seen before is shown until it has stayed so.
  */
-import type { LiveController, LiveDomain, LiveObject, PvLink, XenSide } from "../model/domain.ts";
+import type { LiveController, LiveDomain, LiveObject, XenSide } from "../model/domain.ts";
 import { rootPort } from "../protocol/qom-usb.ts";
 import {
-  devidOf,
-  emulatedBus,
-  formatMark,
-  legacyObjectId,
-  type Mark,
-  paths,
-  portPath,
-  qusbBus,
-  qusbId,
-  recordedPlace,
-  usbbackBus,
-  type UsbRecord,
-  XENBUS,
-} from "../protocol/xenstore-usb.ts";
+  busOfRecord,
+  legacyObject,
+  linkOf,
+  pvController,
+  recordObject,
+  TRADITIONAL_DEVID,
+  traditionalController,
+  traditionalObject,
+} from "../protocol/xenstore-objects.ts";
+import { devidOf, emulatedBus, formatMark, legacyObjectId, type Mark, paths, qusbId, type UsbRecord } from "../protocol/xenstore-usb.ts";
 import type { Listing } from "./qemu-monitor.ts";
 import type { XenFacts } from "./xen-read.ts";
 import type { XenPort } from "./xen-records.ts";
@@ -35,7 +31,7 @@ export type ViewInput = {
   /** `<devid>/<port>`: an action of ours is at work there. */
   readonly isBusy: (key: string) => boolean;
   /** Whether what is called `key` has been seen in this state long enough to be believed. */
-  readonly isSettled: (key: string, state: string, kind: "port" | "controller" | "device") => boolean;
+  readonly isSteady: (key: string, state: string, kind: "port" | "controller" | "device") => boolean;
 };
 export type View = Pick<LiveDomain, "controllers" | "objects"> &
   Pick<XenSide, "nextDevid" | "pending" | "phantoms" | "notSaveable"> & {
@@ -45,11 +41,7 @@ export type View = Pick<LiveDomain, "controllers" | "objects"> &
     readonly strays: readonly { readonly port: XenPort; readonly mark: Mark }[];
   };
 
-const NO_FILTER = { bus: null, address: null, hostport: null, vendor: null, product: null, hostdevice: null } as const;
 export const portKey = (devid: number, port: number): string => `${String(devid)}/${String(port)}`;
-export const busOfRecord = ({ devid, type }: Pick<UsbRecord, "devid" | "type">): string =>
-  type === "devicemodel" ? emulatedBus(devid) : type === "qusb" ? qusbBus(devid) : usbbackBus(devid);
-
 export function viewOf(input: ViewInput): View {
   const { facts, qemu } = input;
   if (facts.traditional) return traditionalView(facts);
@@ -57,7 +49,7 @@ export function viewOf(input: ViewInput): View {
   const objects: LiveObject[] = [];
   const controllers: LiveController[] = [];
   const pending: string[] = [];
-  const phantoms: string[] = [];
+  const phantoms: { readonly path: string; readonly text: string }[] = [];
   const disagreeing: string[] = [];
   const byDevid = new Map(facts.records.map((record) => [record.devid, record]));
   const nameOf = (devid: number, otherwise: string): string => facts.names.get(devid) ?? otherwise;
@@ -67,8 +59,11 @@ export function viewOf(input: ViewInput): View {
     const name = nameOf(record.devid, busOfRecord(record).replace(/\.0$/, ""));
     // One of ours that is not there was left by a crash: it is no longer waited for than anything else of ours.
     const kind = facts.names.has(record.devid) ? "port" : "controller";
-    if (record.online && record.local && !input.isSettled(`controller ${String(record.devid)}`, state, kind)) pending.push(name);
-    else phantoms.push(`controller ${String(record.devid)} (${record.type}) is recorded, but ${text}`);
+    if (record.online && record.local && !input.isSteady(`controller ${String(record.devid)}`, state, kind)) pending.push(name);
+    else phantom(record, `is recorded, but ${text}`);
+  };
+  const phantom = ({ devid, type }: UsbRecord, text: string): void => {
+    phantoms.push({ path: paths.record(facts.domid, devid), text: `controller ${String(devid)} (${type}) ${text}` });
   };
 
   for (const controller of listed) {
@@ -98,11 +93,14 @@ export function viewOf(input: ViewInput): View {
       continue;
     }
     const link = linkOf(record);
-    if (!record.local) phantoms.push(`controller ${String(record.devid)} (${record.type}) has its backend in another domain`);
+    if (!record.local) phantom(record, "has its backend in another domain");
     else if (link === null) {
       const states = `${String(record.backendState)} ${String(record.frontendState)}`;
       absent(record, states, `its backend is in state ${String(record.backendState ?? "unknown")}; nobody serves it`);
-    } else controllers.push(pvController(facts, record, link));
+    } else {
+      const { domid, names } = facts;
+      controllers.push(pvController({ ...record, type: record.type, domid }, names.get(record.devid) ?? null, link, merged([], record)));
+    }
     const seen = record.type === "qusb" && qemu !== null ? qusbPorts(input, record, qemu) : bareRecords(input, record);
     objects.push(...seen.objects);
     disagreeing.push(...seen.disagreeing);
@@ -121,12 +119,12 @@ export function viewOf(input: ViewInput): View {
   };
 }
 
-function straysOf({ facts, isBusy, isSettled }: ViewInput, records: ReadonlyMap<number, UsbRecord>): View["strays"] {
+function straysOf({ facts, isBusy, isSteady }: ViewInput, records: ReadonlyMap<number, UsbRecord>): View["strays"] {
   return [...facts.marks].flatMap(([key, mark]) => {
     const [devid = 0, port = 0] = key.split("/").map(Number);
     const record = records.get(devid);
     const held = record?.holds.get(port) ?? "";
-    if (held === mark.busid || isBusy(key) || !isSettled(`mark ${key}`, `${held} ${formatMark(mark)}`, "port")) return [];
+    if (held === mark.busid || isBusy(key) || !isSteady(`mark ${key}`, `${held} ${formatMark(mark)}`, "port")) return [];
     return [{ port: { devid, port, type: record?.type ?? "devicemodel" }, mark }];
   });
 }
@@ -134,55 +132,16 @@ function straysOf({ facts, isBusy, isSettled }: ViewInput, records: ReadonlyMap<
 const merged = (occupied: readonly number[], { holds }: UsbRecord): readonly number[] =>
   [...new Set([...occupied, ...[...holds].flatMap(([port, busid]) => (busid === "" ? [] : [port]))])].sort((a, b) => a - b);
 
-/** null: it cannot be used: not set up yet, or going. */
-export function linkOf({ backendState, frontendState, online }: UsbRecord): PvLink | null {
-  if (backendState === XENBUS.connected && frontendState === XENBUS.connected) return "connected";
-  if (!online) return null;
-  const isShut = (state: number | null): boolean => state === XENBUS.closing || state === XENBUS.closed;
-  if (isShut(backendState) || (backendState === XENBUS.connected && isShut(frontendState))) return "closed";
-  return backendState === XENBUS.initWait || backendState === XENBUS.connected ? "waiting" : null;
-}
-
-const pvController = (facts: XenFacts, record: UsbRecord, link: PvLink): LiveController => {
-  const { devid, type, version, ports } = record;
-  const bus = busOfRecord(record);
-  return {
-    bus,
-    name: facts.names.get(devid) ?? bus.replace(/\.0$/, ""),
-    path: paths.backend(facts.domid, devid, type === "pv" ? "pv" : "qusb"),
-    driver: type === "pv" ? "usbback" : "qusb",
-    version,
-    ports,
-    minSpeed: null,
-    maxSpeed: version === 1 ? 12 : 480,
-    ours: facts.names.has(devid),
-    occupied: merged([], record),
-    link,
-  };
-};
-
 type Ports = { readonly objects: readonly LiveObject[]; readonly disagreeing: readonly string[] };
 
-/** A record as the object that stands for what it holds. `attached` false: there is nothing behind it. */
-function recordObject(facts: XenFacts, record: UsbRecord, port: number, busid: string, attached: boolean, mark: Mark | null): LiveObject {
-  const place = recordedPlace(busid);
-  const base = {
-    path: portPath(facts.domid, record.devid, record.type, port),
-    id: null,
-    bus: busOfRecord(record),
-    port: String(port),
-    exact: true,
-    attached,
-  };
-  return mark === null
-    ? {
-        ...base,
-        ours: false,
-        inode: null,
-        filter: { ...NO_FILTER, bus: place?.bus ?? null, hostport: place?.hostport ?? busid.slice(0, 64) },
-      }
-    : { ...base, ours: true, inode: mark.inode, filter: { ...NO_FILTER, bus: mark.bus, address: mark.address } };
-}
+const objectOf = (
+  { domid }: XenFacts,
+  { devid, type, holds }: UsbRecord,
+  port: number,
+  mark: Mark | null,
+  attached: boolean,
+  remark?: LiveObject["remark"],
+): LiveObject => recordObject({ domid, devid, type, port }, { busid: holds.get(port) ?? "", mark }, attached, remark);
 
 /** A mark counts only while the record holds its device, under the id that its object would have. */
 const markFor = ({ facts }: ViewInput, { devid, holds }: UsbRecord, port: number): Mark | null => {
@@ -212,7 +171,7 @@ function walk(input: ViewInput, record: UsbRecord, { objectAt, agree, differ, op
     }
     disagreeing.push(key);
     const isBusy = input.isBusy(key);
-    if (!isBusy && input.isSettled(`port ${key}`, `${busid} ${object ?? "-"}`, "port")) {
+    if (!isBusy && input.isSteady(`port ${key}`, `${busid} ${object ?? "-"}`, "port")) {
       objects.push(...nullable(differ(port)));
       continue;
     }
@@ -228,8 +187,7 @@ const nullable = <T>(value: T | null): readonly T[] => (value === null ? [] : [v
 function portsOf(input: ViewInput, record: UsbRecord, there: readonly LiveObject[]): Ports {
   const at = new Map(there.map((object) => [object.port, object]));
   const own = (port: number): LiveObject | null => at.get(String(port)) ?? null;
-  const bare = (port: number, attached: boolean, mark: Mark | null): LiveObject =>
-    recordObject(input.facts, record, port, record.holds.get(port) ?? "", attached, mark);
+  const bare = (port: number, attached: boolean, mark: Mark | null): LiveObject => objectOf(input.facts, record, port, mark, attached);
   const known = walk(input, record, {
     objectAt: (port) => own(port)?.path ?? null,
     agree: (port) => {
@@ -261,9 +219,8 @@ function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Po
     // Of what `xl` put there QEMU's `attached` says too little to take it away. Of ours, only once it has been lost for longer than QEMU takes to
     // open it again by itself: a reset by the guest can have the kernel enumerate it anew under the same address.
     const isLost = counts !== null && qusb.get(id(port))?.attached !== true;
-    const attached = there && !(isLost && input.isSettled(`device ${portKey(record.devid, port)}`, "lost", "device"));
-    const object = recordObject(facts, record, port, record.holds.get(port) ?? "", attached, counts);
-    return counts === null && there ? { ...object, remark: "Unconfirmed" } : object;
+    const attached = there && !(isLost && input.isSteady(`device ${portKey(record.devid, port)}`, "lost", "device"));
+    return objectOf(facts, record, port, counts, attached, counts === null && there ? "Unconfirmed" : undefined);
   };
   // An object without a record is QEMU's to remove, and the record tells nothing of it.
   const isRecorded = (port: number): boolean => record.holds.get(port) !== "";
@@ -276,7 +233,7 @@ function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Po
     },
     agree: (port) => shown(port, true),
     differ: (port) => (isRecorded(port) ? shown(port, false) : null),
-    open: (port) => (isRecorded(port) ? recordObject(facts, record, port, record.holds.get(port) ?? "", true, null) : null),
+    open: (port) => (isRecorded(port) ? objectOf(facts, record, port, null, true) : null),
   });
 }
 
@@ -284,59 +241,28 @@ function qusbPorts(input: ViewInput, record: UsbRecord, { qusb }: QemuSight): Po
 function bareRecords(input: ViewInput, record: UsbRecord): Ports {
   const objects = [...record.holds].flatMap(([port, busid]): LiveObject[] => {
     if (busid === "") return [];
-    const object = recordObject(input.facts, record, port, busid, true, markFor(input, record, port));
-    return [{ ...object, remark: "Unconfirmed" }];
+    return [objectOf(input.facts, record, port, markFor(input, record, port), true, "Unconfirmed")];
   });
   return { objects, disagreeing: [] };
 }
 
-/** The one controller that a qemu-traditional domain with `usb=1` has: UHCI, and nothing lists what is on it. */
-export const TRADITIONAL_BUS = "dm-usb.0";
-const TRADITIONAL_DEVID = 0;
-
 /** Of a device model without QMP: what we have marked is all that is known. */
-function traditionalView(facts: XenFacts): View {
-  const objects = [...facts.marks].flatMap(([key, mark]): LiveObject[] => {
-    const [devid, port = ""] = key.split("/");
-    if (Number(devid) !== TRADITIONAL_DEVID) return [];
-    return [
-      {
-        path: paths.mark(facts.domid, TRADITIONAL_DEVID, Number(port)),
-        id: null,
-        bus: TRADITIONAL_BUS,
-        port,
-        ours: true,
-        inode: mark.inode,
-        filter: { ...NO_FILTER, bus: mark.bus, address: mark.address },
-        exact: true,
-        attached: true,
-        remark: "Unverified",
-      },
-    ];
+function traditionalView({ domid, marks }: XenFacts): View {
+  const objects = [...marks].flatMap(([key, mark]): LiveObject[] => {
+    const [devid, port = 0] = key.split("/").map(Number);
+    return devid === TRADITIONAL_DEVID ? [traditionalObject(domid, port, mark)] : [];
   });
-  const controller: LiveController = {
-    bus: TRADITIONAL_BUS,
-    name: "usb",
-    path: paths.deviceModel(facts.domid),
-    driver: "piix3-usb-uhci",
-    version: 1,
-    ports: 2,
-    minSpeed: null,
-    maxSpeed: null,
-    ours: false,
-    occupied: objects.map(({ port }) => Number(port)).sort((a, b) => a - b),
-  };
-  return { controllers: [controller], objects, nextDevid: 0, pending: [], phantoms: [], notSaveable: null, disagreeing: [], strays: [] };
+  const occupied = objects.map(({ port }) => Number(port)).sort((a, b) => a - b);
+  const controllers = [traditionalController(domid, occupied)];
+  return { controllers, objects, nextDevid: 0, pending: [], phantoms: [], notSaveable: null, disagreeing: [], strays: [] };
 }
 
 /** Records of the 2014 layout behind which there is no object; one that has its object is shown as that. */
-function legacyRecords({ facts, isSettled }: ViewInput, { listing }: QemuSight): readonly LiveObject[] {
+function legacyRecords({ facts, isSteady }: ViewInput, { listing }: QemuSight): readonly LiveObject[] {
   return facts.legacy.flatMap((name): LiveObject[] => {
     const id = legacyObjectId(name);
-    if (listing.objects.some((object) => object.id === id) || !isSettled(`legacy ${name}`, "", "port")) return [];
-    const filter = { ...NO_FILTER, hostport: name.slice(0, 64) };
-    const path = `${paths.legacy(facts.domid)}/${name}`;
-    return [{ path, id: null, bus: "legacy", port: "0", ours: false, inode: null, filter, exact: true, attached: false }];
+    if (listing.objects.some((object) => object.id === id) || !isSteady(`legacy ${name}`, "", "port")) return [];
+    return [legacyObject(facts.domid, name)];
   });
 }
 

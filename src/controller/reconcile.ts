@@ -6,7 +6,7 @@ import { fulfils } from "../machines/claim.ts";
 import type { ActionError, Outcome, Place } from "../model/action.ts";
 import type { Contracts } from "../model/contracts.ts";
 import type { DesiredDevice } from "../model/desired.ts";
-import type { DomainKey } from "../model/domain.ts";
+import { type DomainKey, isRecord } from "../model/domain.ts";
 import { fingerprintOf, formatAccess, type HostDevice, type InUse, instanceOf } from "../model/hostdev.ts";
 import type { Quarantine } from "../model/intentions.ts";
 import { err } from "../model/result.ts";
@@ -94,7 +94,7 @@ export function createReconciler(
       const outcome = await contracts.domains.detach(at, { signal, onStep });
       // The observation comes before the answer, and an orphan that is seen gone is forgotten: then its action is called off, and done.
       const seen = planner.world.domains.get(at.domain)?.objects.some(({ path }) => path === at.path) === true;
-      events.acted(id, `${verbOf(at.path)} ${at.path}`, outcome.ok || !seen ? null : outcome.error);
+      events.acted(id, `${isRecord(at) ? "clear" : "device_del"} ${at.path}`, outcome.ok || !seen ? null : outcome.error);
       return outcome;
     },
     onProgress: (id) => {
@@ -390,6 +390,3 @@ const vetoesOf = (inUse: InUse): Veto[] => [
     ? [{ builtIn: "default-route", message: `The host's default route goes over it: ${inUse.routes.join(", ")}.` } as const]
     : []),
 ];
-
-/** A record in xenstore is cleared; an object in QEMU removed. */
-const verbOf = (path: string): string => (path.startsWith("/machine/") ? "device_del" : "clear");

@@ -190,10 +190,7 @@ export function domainStatus(
               ours: controller.ours,
               occupied: controller.occupied,
             })),
-            others: [
-              ...orphans.map((orphan) => ({ path: orphan.at.path, text: orphan.why })),
-              ...(live.xen?.phantoms ?? []).map((text) => ({ path: `/libxl/${String(live.xen?.domid ?? 0)}/device/vusb`, text })),
-            ],
+            others: [...orphans.map((orphan) => ({ path: orphan.at.path, text: orphan.why })), ...(live.xen?.phantoms ?? [])],
           },
     conditions: domainConditions(plan, forced, claims, live),
     devices: { total: claims.length, attached: claims.filter((claim) => claim.phase === "Attached").length },

@@ -48,6 +48,8 @@ export type HostFilter = {
   readonly hostdevice: string | null;
 };
 
+export const NO_FILTER: HostFilter = { bus: null, address: null, hostport: null, vendor: null, product: null, hostdevice: null };
+
 /**
  * An object in the domain that holds, or may hold, a host USB device; on Xen also a port record in xenstore: the only sign of what a
  * paravirtual controller holds, and, without an object, a dead one.
@@ -79,6 +81,9 @@ export type LiveObject = {
   readonly unsettled?: true;
 };
 
+/** Whether an object is a record in xenstore alone, to be cleared there; else it is one of QEMU's, to be removed over its monitor. */
+export const isRecord = ({ path }: Pick<LiveObject, "path">): boolean => !path.startsWith("/machine/");
+
 /** What is particular to a domain of Xen's. */
 export type XenSide = {
   readonly domid: number;
@@ -92,8 +97,8 @@ export type XenSide = {
   readonly backends: readonly ("usbback" | "qusb")[];
   /** Names of controllers that are being made by somebody: no other is made until they are there, or have not moved for 10 s. */
   readonly pending: readonly string[];
-  /** Records of controllers that are not there, in words. */
-  readonly phantoms: readonly string[];
+  /** Records of controllers that are not there: each with its xenstore path and what is wrong with it, in words. */
+  readonly phantoms: readonly { readonly path: string; readonly text: string }[];
   /** Why the domain cannot be restored after a save or a migration; null: it can, as far as USB goes. */
   readonly notSaveable: string | null;
 };

@@ -1,5 +1,5 @@
 /** Objects in a live domain that no claim owns: what goes, what stays, and why (product.md §2, "Removing", "Whose is it?"). */
-import type { LiveObject } from "../model/domain.ts";
+import { isRecord, type LiveObject } from "../model/domain.ts";
 import { describeDevice } from "../model/hostdev.ts";
 import type { ForcedDomain } from "../model/desired.ts";
 import type { OrphanPlan } from "../model/world.ts";
@@ -11,8 +11,11 @@ import type { Entry, View } from "./view.ts";
 const orphanId = (live: string, path: string): string => `${live} ${path}`;
 
 /** The command that a person clears an object with, at the domain's own monitor; a record of Xen's, in the host's shell. */
-const clearWith = ({ id, path }: LiveObject): string =>
-  path.startsWith("/machine/") ? `device_del ${id ?? path}` : path.includes("/port/") ? `xenstore-write ${path} ""` : `xenstore-rm ${path}`;
+const clearWith = (object: LiveObject): string => {
+  const { id, path } = object;
+  if (!isRecord(object)) return `device_del ${id ?? path}`;
+  return path.includes("/port/") ? `xenstore-write ${path} ""` : `xenstore-rm ${path}`;
+};
 
 /** What files that mean this live domain say of it; the most careful of them counts. */
 function governing(view: View, live: string): readonly ForcedDomain[] {

@@ -2,7 +2,7 @@
  * QEMU's object tree (QOM) as its monitor lists it -> USB controllers and usb-host objects. Listings come from outside: shapes are checked,
  * lengths are bounded, and what does not fit is left out. A listing is unordered; nothing is told by an event when it changes.
  */
-import type { HostFilter, LiveController, LiveObject } from "../model/domain.ts";
+import { type HostFilter, type LiveController, type LiveObject, NO_FILTER } from "../model/domain.ts";
 import { controllerModel, type UsbVersion } from "../model/usbctrl.ts";
 import { parseControllerId, parseDeviceId } from "./qmp-usb.ts";
 
@@ -168,8 +168,6 @@ export function liveObject(path: string, bus: string, port: string, properties: 
     attached: properties.attached === true,
   };
 }
-const NO_FILTER: HostFilter = { bus: null, address: null, hostport: null, vendor: null, product: null, hostdevice: null };
-
 const PERIPHERAL = "/machine/peripheral/";
 export const peripheralPath = (id: string): string => `${PERIPHERAL}${id}`;
 /** The id by which device_del takes an object; null: anonymous, to be removed by its path. */

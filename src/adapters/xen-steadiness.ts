@@ -2,17 +2,17 @@
 import type { Clock } from "../model/contracts.ts";
 import type { Timings } from "../model/timings.ts";
 
-export type Settled = {
+export type Steadiness = {
   /** A look begins: what is not asked for until it finishes is forgotten. */
   begin(): void;
   /** Whether `key` has been in this state for so long; if not, there will be a look then. */
-  isSettled(key: string, state: string, ms: number): boolean;
+  isSteady(key: string, state: string, ms: number): boolean;
   /** @param held - what could have been judged must wait for somebody else: look again soon */
   finish(held: boolean): void;
   stop(): void;
 };
 
-export function createSettling(clock: Clock, timings: Pick<Timings, "recordSettleMs">, look: () => void): Settled {
+export function createSteadiness(clock: Clock, timings: Pick<Timings, "recordSettleMs">, look: () => void): Steadiness {
   let seen = new Map<string, { readonly state: string; readonly since: number }>();
   let asked = new Map<string, { readonly state: string; readonly since: number }>();
   let next: number | null = null;
@@ -22,7 +22,7 @@ export function createSettling(clock: Clock, timings: Pick<Timings, "recordSettl
       asked = new Map();
       next = null;
     },
-    isSettled(key, state, ms) {
+    isSteady(key, state, ms) {
       const known = seen.get(key);
       const now = clock.now();
       const since = known?.state === state ? known.since : now;

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { createXenTraditional, type XenTraditional } from "../src/adapters/xen-traditional.ts";
+import { createDmCommandChannel, type DmCommandChannel } from "../src/adapters/dm-command-channel.ts";
 import { createXenstoreClient, type XenstoreClient } from "../src/adapters/xenstore-client.ts";
 import { createFakeXenstored, type FakeXenstored } from "../src/sim/xenstored.ts";
 import { quickTimings, realClock } from "./support/domains-rig.ts";
@@ -13,7 +13,7 @@ const P = "/local/domain/0/device-model/7";
 let dir: string;
 let daemon: FakeXenstored;
 let store: XenstoreClient;
-let model: XenTraditional;
+let model: DmCommandChannel;
 const open: (() => unknown)[] = [];
 
 async function connect(): Promise<XenstoreClient> {
@@ -26,8 +26,8 @@ async function connect(): Promise<XenstoreClient> {
   await eventually(() => up);
   return client;
 }
-const create = (dmCommandMs = 10_000): XenTraditional =>
-  createXenTraditional({ store, domid: 7, vm: "/vm/uuid", clock: realClock, timings: { dmCommandMs } });
+const create = (dmCommandMs = 10_000): DmCommandChannel =>
+  createDmCommandChannel({ store, domid: 7, vm: "/vm/uuid", clock: realClock, timings: { dmCommandMs } });
 
 beforeEach(async () => {
   dir = mkdtempSync(join(tmpdir(), "plugherd-traditional-"));
