@@ -16,6 +16,7 @@ import { createSimHost, type SimHost } from "../src/sim/world.ts";
 import { quickTimings, realClock } from "./support/domains-rig.ts";
 import { domain as domainStatus, createFakeView } from "./support/fake-view.ts";
 import { smallDelays } from "./support/rig.ts";
+import { silentLog } from "./support/logs.ts";
 
 const reasons = (found: readonly HostFinding[]): string[] => found.map(({ severity, reason }) => `${severity} ${reason}`);
 
@@ -303,7 +304,7 @@ describe("facts", () => {
       dev: join(dir, "dev"),
       state: join(dir, "a/b"),
     };
-    const bare = await examineHost(places);
+    const bare = await examineHost(places, "20.19");
     expect([bare.sysfs, bare.nodes, bare.state, bare.monitors, bare.specs, bare.policy].map(({ state }) => state)).toEqual([
       ...["missing", "missing", "usable", "missing", "missing", "missing"],
     ]);
@@ -312,7 +313,7 @@ describe("facts", () => {
     symlinkSync("nowhere", join(dir, "specs/b.yaml"));
     writeFileSync(places.policy, "apiVersion: plugherd/v1\nkind: HostPolicy\ndefault: deny\n");
     for (const one of ["qmp", "a"]) writeFileSync(join(dir, one), "");
-    const full = await examineHost(places);
+    const full = await examineHost(places, "20.19");
     expect([full.sysfs, full.nodes, full.state, full.monitors, full.specs, full.policy].map(({ state }) => state)).toEqual([
       ...["usable", "usable", "other", "other", "usable", "usable"],
     ]);
@@ -377,8 +378,7 @@ describe("the command", () => {
         }),
       ],
     });
-    const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
-    const server = createApiServer({ view, log, version: "0.0.1", socket: join(dir, "api.sock"), tcp: null });
+    const server = createApiServer({ view, log: silentLog, version: "0.0.1", socket: join(dir, "api.sock"), tcp: null });
     await server.start();
     open.push(() => server.stop());
     const found = JSON.parse((await run(["doctor", ...options(), "-o", "json"])).out) as HostFinding[];

@@ -19,10 +19,8 @@ export type HostPlaces = {
   readonly state: string;
 };
 
-/** As package.json says it under `engines`. */
-const LEAST_NODE = "20.19.0";
-
-export async function examineHost({ specs, policy, qmpDir, sysfs, dev, state }: HostPlaces): Promise<HostFacts> {
+/** @param leastNode - the oldest version of Node that will do */
+export async function examineHost({ specs, policy, qmpDir, sysfs, dev, state }: HostPlaces, leastNode: string): Promise<HostFacts> {
   const [sysfsFacts, nodes, stateFacts, monitors, specsFacts, policyFacts] = await Promise.all([
     place(join(sysfs, "bus/usb/devices")),
     place(join(dev, "bus/usb")),
@@ -33,7 +31,7 @@ export async function examineHost({ specs, policy, qmpDir, sysfs, dev, state }: 
   ]);
   return {
     node: process.versions.node,
-    leastNode: LEAST_NODE,
+    leastNode,
     root: process.getuid?.() === 0,
     sysfs: sysfsFacts,
     nodes,

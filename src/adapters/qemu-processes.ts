@@ -1,14 +1,16 @@
 /** QEMUs of Xen's by their processes: what each was started with, from procfs. */
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseQemuCmdline, type QemuCmdline } from "../protocol/qemu-cmdline.ts";
+import { readStart } from "./bounded-read.ts";
 
 /** Processes that are looked at. */
 const MOST_PROCESSES = 32_768;
+const MAX_CMDLINE_BYTES = 1024 * 1024;
 
 /** null: no such process, or not to be read. */
 export async function cmdlineOf(proc: string, pid: number): Promise<QemuCmdline | null> {
-  const bytes = await readFile(join(proc, String(pid), "cmdline")).catch(() => null);
+  const bytes = await readStart(join(proc, String(pid), "cmdline"), MAX_CMDLINE_BYTES);
   return bytes === null || bytes.length === 0 ? null : parseQemuCmdline(bytes);
 }
 

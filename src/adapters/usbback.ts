@@ -39,6 +39,16 @@ export type UsbbackDeps = {
   readonly log: Log;
 };
 
+/** Where the driver is, if it is loaded. */
+const driverDir = (sysfs: string): string => join(sysfs, "bus/usb/drivers/usbback");
+const exists = (path: string): Promise<boolean> =>
+  stat(path).then(
+    () => true,
+    () => false,
+  );
+/** Whether the host has the driver usbback. */
+export const hasUsbback = (sysfs: string): Promise<boolean> => exists(driverDir(sysfs));
+
 const MEMORY = "/libxl/usbback";
 /** Xenstore takes neither dots nor colons in names (libxl_usb.c, usb_interface_xenstore_encode). */
 const encoded = (name: string): string => name.replaceAll(".", "_").replaceAll(":", "@");
@@ -54,16 +64,11 @@ const unstored = ({ message }: XenstoreError): Result<never, ActionError> =>
 export function createUsbback({ nodes, sysfs, clock, timings, log }: UsbbackDeps): Usbback {
   const drivers = join(sysfs, "bus/usb/drivers");
   const devices = join(sysfs, "bus/usb/devices");
-  const usbback = join(drivers, "usbback");
+  const usbback = driverDir(sysfs);
   const oneByOne = createGate(1);
   /** A write that the kernel has not come back from: it holds a thread, and there are few. */
   let stuck: string | null = null;
 
-  const exists = (path: string): Promise<boolean> =>
-    stat(path).then(
-      () => true,
-      () => false,
-    );
   const interfacesOf = async (busid: string): Promise<readonly string[]> => {
     const names = await readdir(devices).catch(() => []);
     return names
@@ -168,10 +173,10 @@ export function createUsbback({ nodes, sysfs, clock, timings, log }: UsbbackDeps
   };
 
   return {
-    available: () => exists(usbback),
+    available: () => hasUsbback(sysfs),
     bind: (busid) =>
       oneByOne(async () => {
-        if (!(await exists(usbback)))
+        if (!(await hasUsbback(sysfs)))
           return err({
             kind: "terminal",
             reason: "NoController",

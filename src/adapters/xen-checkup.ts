@@ -1,22 +1,23 @@
 /** Facts for `doctor` on a Xen host. Reads, and asks; changes nothing, and holds no monitor. */
 import { constants } from "node:fs";
-import { access, readdir, realpath, stat } from "node:fs/promises";
+import { access, readdir, realpath } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import type { Clock } from "../model/contracts.ts";
 import { err, ok, type Result } from "../model/result.ts";
 import type { Timings } from "../model/timings.ts";
 import type { XenDomainFacts, XenHostFacts } from "../model/xen-checkup.ts";
-import { parseQemuCmdline } from "../protocol/qemu-cmdline.ts";
 import { parseConfiguredDevices } from "../protocol/xl-cfg.ts";
-import { parseXlList } from "../protocol/xl-list.ts";
 import { number, paths, portPath, type UsbRecord, XENBUS } from "../protocol/xenstore-usb.ts";
 import { readStart, readTextSync } from "./bounded-read.ts";
 import { createGate, type Gate } from "./gate.ts";
 import { runProgram } from "./program.ts";
+import { cmdlineOf } from "./qemu-processes.ts";
+import { hasUsbback } from "./usbback.ts";
 import { readXenDomain, type XenFacts } from "./xen-read.ts";
 import { createXenstoreNodes, type XenstoreNodes } from "./xenstore-nodes.ts";
 import { createXenstoreSession, type XenstoreSession } from "./xenstore-session.ts";
 import { connectXenstore, controlsXen, type XenbusPlace, xenstoreWay } from "./xenstore-transport.ts";
+import { listDomains } from "./xl.ts";
 
 export type XenPlaces = {
   readonly xenstore: string;
@@ -33,8 +34,7 @@ export type XenCheckupDeps = { readonly clock: Clock; readonly timings: Timings 
 const CONFIGS = "/etc/xen";
 const MAX_CONFIGS = 1_000;
 const MAX_CONFIG_BYTES = 1024 * 1024;
-const MAX_CMDLINE_BYTES = 1024 * 1024;
-const MAX_LIST_BYTES = 8 * 1024 * 1024;
+const MAX_ANSWER_BYTES = 8 * 1024 * 1024;
 const MAX_DOMAINS = 4_096;
 const MAX_STRAYS = 256;
 /** Programs and domains that are asked at one time. */
@@ -48,21 +48,17 @@ export async function examineXen(places: XenPlaces, deps: XenCheckupDeps): Promi
   const way = await xenstoreWay(xenstore, xenbus);
   if (way.kind === "absent" && !controlsXen(proc)) return null;
   const usb = await usbPlaces(sysfs);
-  const [listed, flock, lib, usbback, found, configured] = await Promise.all([
-    runProgram(xl, ["list", "-v"], { timeoutMs: timings.xlMs, maxBytes: MAX_LIST_BYTES, clock }),
+  const [rows, flock, lib, usbback, found, configured] = await Promise.all([
+    listDomains({ command: xl, clock, timings }),
     inPath("flock"),
     access(xenLib, constants.R_OK | constants.X_OK).then(
       () => true,
       () => false,
     ),
-    stat(join(sysfs, "bus/usb/drivers/usbback")).then(
-      () => true,
-      () => false,
-    ),
+    hasUsbback(sysfs),
     way.kind === "absent" ? err(null) : askStore(places, xenbus, deps),
     readConfigs(configs),
   ]);
-  const rows = listed.ok ? parseXlList(listed.value) : listed;
   return {
     way,
     daemon: found.ok ? found.value.daemon : null,
@@ -156,8 +152,7 @@ async function examineDomain(
   if (!read.ok || read.value === null || read.value.isStubdom) return null;
   const facts = read.value;
   const { type, traditional, records, deviceModelPid } = facts;
-  const cmdline = deviceModelPid === null ? null : await readStart(join(proc, String(deviceModelPid), "cmdline"), MAX_CMDLINE_BYTES);
-  const model = cmdline === null ? null : parseQemuCmdline(cmdline);
+  const model = deviceModelPid === null ? null : await cmdlineOf(proc, deviceModelPid);
   const later = records.some(isUnserved) ? await lookAgain(nodes, domid, clock, timings.recordSettleMs) : null;
   const emulated = records.some((record) => record.type === "devicemodel");
   const objects = emulated && facts.deviceModel && !traditional ? await objectsIn(domid, xl, clock, timings) : null;
@@ -191,7 +186,7 @@ async function lookAgain(nodes: XenstoreNodes, domid: number, clock: Clock, ms: 
 }
 /** Through `xl`, which takes the lock and gives the monitor back. @returns ids; null: it could not be asked */
 async function objectsIn(domid: number, xl: string, clock: Clock, { xlMs }: Timings): Promise<ReadonlySet<string> | null> {
-  const options = { timeoutMs: xlMs, maxBytes: MAX_LIST_BYTES, clock };
+  const options = { timeoutMs: xlMs, maxBytes: MAX_ANSWER_BYTES, clock };
   const listed = await runProgram(xl, ["qemu-monitor-command", String(domid), "qom-list /machine/peripheral"], options);
   // `type (string)` is there whatever else is.
   if (!listed.ok || !/^type \(/m.test(listed.value)) return null;

@@ -4,7 +4,7 @@
  * commands are under way, for `xl` needs it for every operation of its own.
  */
 import { basename } from "node:path";
-import { Subject } from "rxjs";
+import { type Observable, Subject } from "rxjs";
 import { err, ok, type Result } from "../model/result.ts";
 import type { QmpEvent } from "../protocol/qmp.ts";
 import type { ExecuteOptions, QmpDeps, QmpError, QmpSession } from "./qmp-client.ts";
@@ -19,19 +19,20 @@ export type XenMonitor = QmpSession & {
   /** The socket that is, or was last, in use; else the first that would be. */
   readonly path: string;
   /** A held connection has come or gone: look. */
-  readonly changed$: Subject<void>;
+  readonly changed$: Observable<void>;
 };
 export type XenMonitorDeps = QmpDeps & { readonly timings: Pick<Timings, "reconnectMaxMs"> };
 
-type Link = { readonly session: QmpSession; readonly path: string; readonly end: () => void };
+type Link = { readonly session: QmpSession; readonly path: string; readonly hold: boolean };
+const CLOSED_BY_US = "closed by plugherd";
 
-const basenameIs = (path: string, prefix: string): boolean => basename(path).startsWith(prefix);
-/** @param sockets - where a domain's QEMU has monitors, by its command line. @param ownDir - where monitors lie that are for plugherd alone */
+/** @param sockets - where a domain's QEMU has monitors, by its command line. @param isOwn - whether one is for plugherd alone */
 export function monitorPaths(sockets: readonly string[], isOwn: (path: string) => boolean): readonly MonitorPath[] {
-  const own = sockets.filter(isOwn);
-  const stat = sockets.filter((path) => !isOwn(path) && basenameIs(path, "qmp-libxenstat-"));
-  const libxl = sockets.filter((path) => !isOwn(path) && basenameIs(path, "qmp-libxl-"));
-  return [...[...own, ...stat].map((path) => ({ path, hold: true })), ...libxl.map((path) => ({ path, hold: false }))];
+  const called = (prefix: string): readonly string[] => sockets.filter((path) => !isOwn(path) && basename(path).startsWith(prefix));
+  return [
+    ...[...sockets.filter(isOwn), ...called("qmp-libxenstat-")].map((path) => ({ path, hold: true })),
+    ...called("qmp-libxl-").map((path) => ({ path, hold: false })),
+  ];
 }
 
 export function createXenMonitor(paths: readonly MonitorPath[], withLock: WithLock, deps: XenMonitorDeps): XenMonitor {
@@ -52,8 +53,8 @@ export function createXenMonitor(paths: readonly MonitorPath[], withLock: WithLo
   });
   const stop = new AbortController();
 
-  const take = (session: QmpSession, path: string, release: () => void): Link => {
-    const made: Link = { session, path, end: () => session.close() };
+  const take = (session: QmpSession, { path, hold }: MonitorPath, release: () => void): Link => {
+    const made: Link = { session, path, hold };
     link = made;
     last = path;
     version = session.version;
@@ -65,57 +66,49 @@ export function createXenMonitor(paths: readonly MonitorPath[], withLock: WithLo
     });
     return made;
   };
-  const hold = async (path: string): Promise<Result<Link, string>> => {
-    const opened = await openQmp(path, deps, { signal: stop.signal });
-    if (!opened.ok) {
-      if (opened.error.kind === "busy") busy.set(path, clock.now() + timings.reconnectMaxMs);
-      return err(opened.error.message);
-    }
-    const made = take(opened.value, path, () => {
-      if (!ended) changed.next();
-    });
-    return ok(made);
+  const hold = async (one: MonitorPath): Promise<Result<Link, string>> => {
+    const opened = await openQmp(one.path, deps, { signal: stop.signal });
+    if (opened.ok) return ok(take(opened.value, one, () => (ended ? undefined : changed.next())));
+    if (opened.error.kind === "busy") busy.set(one.path, clock.now() + timings.reconnectMaxMs);
+    return err(opened.error.message);
   };
   /** Lent: the lock is given back when the session ends, which is as soon as nothing is under way. */
-  const borrow = (path: string): Promise<Result<Link, string>> =>
+  const borrow = (one: MonitorPath): Promise<Result<Link, string>> =>
     new Promise((resolve) => {
       void withLock(async () => {
-        const opened = await openQmp(path, deps, { signal: stop.signal });
+        const opened = await openQmp(one.path, deps, { signal: stop.signal });
         if (!opened.ok) return resolve(err(opened.error.message));
-        await new Promise<void>((released) => resolve(ok(take(opened.value, path, released))));
+        await new Promise<void>((released) => resolve(ok(take(opened.value, one, released))));
       }).then((locked) => {
         if (!locked.ok) resolve(err(locked.error.message));
       });
     });
   const connect = async (): Promise<Result<Link, string>> => {
     let problem = "the domain's QEMU has no monitor that plugherd may use";
-    for (const { path, hold: held } of paths) {
-      if (ended) return err("closed by plugherd");
-      if ((busy.get(path) ?? 0) > clock.now()) {
-        problem = `another client holds ${path}`;
+    for (const one of paths) {
+      if (ended) return err(CLOSED_BY_US);
+      if ((busy.get(one.path) ?? 0) > clock.now()) {
+        problem = `another client holds ${one.path}`;
         continue;
       }
-      busy.delete(path);
-      const made = held ? await hold(path) : await borrow(path);
+      busy.delete(one.path);
+      const made = one.hold ? await hold(one) : await borrow(one);
       if (made.ok) return made;
-      problem = `${path}: ${made.error}`;
+      problem = `${one.path}: ${made.error}`;
     }
     return err(problem);
   };
   const linked = (): Promise<Result<Link, string>> => {
-    if (link !== null) return Promise.resolve(ok(link));
     linking ??= connect().finally(() => {
       linking = null;
     });
     return linking;
   };
-  const isHeld = (path: string): boolean => paths.some((one) => one.path === path && one.hold);
   /** What follows an answer in the same turn is still part of the operation. */
   const rest = (): void => {
     inFlight -= 1;
-    if (inFlight > 0 || link === null || isHeld(link.path)) return;
     setImmediate(() => {
-      if (inFlight === 0 && link !== null && !isHeld(link.path)) link.end();
+      if (inFlight === 0 && link?.hold === false) link.session.close();
     });
   };
 
@@ -124,11 +117,11 @@ export function createXenMonitor(paths: readonly MonitorPath[], withLock: WithLo
     args?: Readonly<Record<string, unknown>>,
     options?: ExecuteOptions,
   ): Promise<Result<unknown, QmpError>> => {
-    if (ended) return err({ kind: "protocol", reason: "closed by plugherd" });
+    if (ended) return err({ kind: "protocol", reason: CLOSED_BY_US });
     inFlight += 1;
     try {
-      const held = link ?? null;
-      if (held !== null) return await held.session.execute(command, args, options);
+      // In this very tick, where it is connected: what is sent together goes out together.
+      if (link !== null) return await link.session.execute(command, args, options);
       const made = await linked();
       if (!made.ok) return err({ kind: "protocol", reason: made.error });
       return await made.value.session.execute(command, args, options);
@@ -145,16 +138,16 @@ export function createXenMonitor(paths: readonly MonitorPath[], withLock: WithLo
     },
     execute,
     events$: events.asObservable(),
-    changed$: changed,
+    changed$: changed.asObservable(),
     closed,
     close() {
       if (ended) return;
       ended = true;
       stop.abort();
-      link?.end();
+      link?.session.close();
       events.complete();
       changed.complete();
-      tellClosed("closed by plugherd");
+      tellClosed(CLOSED_BY_US);
     },
   };
 }

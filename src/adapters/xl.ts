@@ -24,14 +24,19 @@ export type XlDeps = {
 /** Some 130 bytes a domain, and 32,752 of them at most. */
 const MAX_BYTES = 8 * 1024 * 1024;
 
-export function createXl({ command, clock, timings, log }: XlDeps): Xl {
+/** Every domain, by one call of its own. Never rejects. */
+export async function listDomains({ command, clock, timings }: Omit<XlDeps, "log">): Promise<Result<readonly XlDomain[], XlError>> {
+  const output = await runProgram(command, ["list", "-v"], { timeoutMs: timings.xlMs, maxBytes: MAX_BYTES, clock });
+  return output.ok ? parseXlList(output.value) : output;
+}
+
+export function createXl({ log, ...deps }: XlDeps): Xl {
   let running: Promise<Result<readonly XlDomain[], XlError>> | null = null;
   let next: Promise<Result<readonly XlDomain[], XlError>> | null = null;
   let told = "";
 
   const run = async (): Promise<Result<readonly XlDomain[], XlError>> => {
-    const output = await runProgram(command, ["list", "-v"], { timeoutMs: timings.xlMs, maxBytes: MAX_BYTES, clock });
-    const rows = output.ok ? parseXlList(output.value) : output;
+    const rows = await listDomains(deps);
     const message = rows.ok ? "" : rows.error.message;
     if (message !== told && message !== "") log.warn("the domains cannot be listed", { message });
     told = message;

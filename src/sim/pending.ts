@@ -4,6 +4,8 @@ import type { SimTimers } from "./qemu.ts";
 export type Pending = {
   /** @returns cancels it */
   after(ms: number, run: () => void): () => void;
+  /** @returns asks for one run: any number of calls until it begins are one. */
+  once(ms: number, run: () => void): () => void;
   /** Never settles once the owner has ended. */
   wait(ms: number): Promise<void>;
   end(): void;
@@ -31,6 +33,17 @@ export function createPending(timers: SimTimers = realTimers): Pending {
   };
   return {
     after,
+    once(ms, run) {
+      let asked = false;
+      return () => {
+        if (asked) return;
+        asked = true;
+        after(ms, () => {
+          asked = false;
+          run();
+        });
+      };
+    },
     wait: (ms) => new Promise((resolve) => void after(ms, resolve)),
     end() {
       ended = true;

@@ -28,16 +28,10 @@ export function createUsbback({ store, drivers, pending, lookMs }: UsbbackOption
   /** Frontends that are watched, by backend. */
   const frontends = new Map<string, () => void>();
   let unwatch: (() => void) | null = null;
-  let looking = false;
 
-  const look = (): void => {
-    if (looking || unwatch === null) return;
-    looking = true;
-    pending.after(lookMs, () => {
-      looking = false;
-      if (unwatch !== null) scan();
-    });
-  };
+  const look = pending.once(lookMs, () => {
+    if (unwatch !== null) scan();
+  });
   const backends = (): string[] =>
     store.list(ROOT).flatMap((domid) => store.list(`${ROOT}/${domid}`).map((devid) => `${ROOT}/${domid}/${devid}`));
   const scan = (): void => {

@@ -39,16 +39,8 @@ type Controller = {
 export function createQusbBackend({ store, domid, qemu, devices, pending, lookMs }: QusbOptions): QusbBackend {
   const root = `/local/domain/0/backend/qusb/${String(domid)}`;
   const controllers = new Map<number, Controller>();
-  let looking = false;
+  const look = pending.once(lookMs, () => scan());
 
-  const look = (): void => {
-    if (looking) return;
-    looking = true;
-    pending.after(lookMs, () => {
-      looking = false;
-      scan();
-    });
-  };
   const setState = (controller: Controller, state: number): void => {
     controller.state = state;
     const path = `${root}/${String(controller.devid)}`;

@@ -51,16 +51,10 @@ export function createFrontend({ store, domid, way: first, pending, lookMs, runs
   /** Those that began again while their backend was still closed. */
   const returning = new Set<string>();
   let way = first;
-  let looking = false;
 
-  const look = (): void => {
-    if (looking) return;
-    looking = true;
-    pending.after(lookMs, () => {
-      looking = false;
-      if (runs()) act();
-    });
-  };
+  const look = pending.once(lookMs, () => {
+    if (runs()) act();
+  });
   const state = (devid: string): number => Number(store.read(`${root}/${devid}/state`) ?? 0);
   const theirs = (devid: string): number => Number(store.read(`${store.read(`${root}/${devid}/backend`) ?? ""}/state`) ?? 0);
   const setState = (devid: string, value: number | string): void => {

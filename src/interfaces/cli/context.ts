@@ -16,6 +16,8 @@ export type AppFactory = (config: AppConfig, deps: { readonly log: Log }) => Pro
 export type Context = {
   readonly io: Io;
   readonly version: string;
+  /** Oldest version of Node that will do. */
+  readonly leastNode: string;
   readonly createApp: AppFactory;
   /** Wraps what a command does for commander's `action`: the outcome becomes the exit code, a failure is told on stderr. */
   readonly does: <Args extends readonly unknown[]>(body: (...args: Args) => Promise<Done>) => (...args: Args) => Promise<void>;

@@ -22,7 +22,10 @@ import { shown } from "./render.ts";
 
 /** As far from the source file as from the built one. */
 const packageFile = new URL("../../../package.json", import.meta.url);
-const versionOf = (): string => (JSON.parse(readFileSync(packageFile, "utf8")) as { version: string }).version;
+const readPackage = (): Pick<Context, "version" | "leastNode"> => {
+  const { version, engines } = JSON.parse(readFileSync(packageFile, "utf8")) as { version: string; engines: { node: string } };
+  return { version, leastNode: engines.node.replace(/^>=/, "") };
+};
 
 /** Of a line of an error. */
 const MOST_CHARACTERS = 4_096;
@@ -63,7 +66,7 @@ export async function main(argv: readonly string[], io: Io, parts: Parts): Promi
   };
   const context: Context = {
     io,
-    version: versionOf(),
+    ...readPackage(),
     createApp: parts.createApp,
     does:
       (body) =>

@@ -17,7 +17,7 @@ const COLOUR: Readonly<Record<HostFinding["severity"], Colour>> = { problem: "re
 const MOST_CHARACTERS = 1_000;
 
 export function addDoctor(program: Command, context: Context): void {
-  const { io, does, version } = context;
+  const { io, does, version, leastNode } = context;
   const command = program
     .command("doctor")
     .description("look for what on this host would stop plugherd working, and tell what to do about it. Exit 0, whatever it finds");
@@ -36,7 +36,7 @@ export function addDoctor(program: Command, context: Context): void {
           import("../../../model/timings.ts"),
         ]);
         const [host, xen, daemon] = await Promise.all([
-          examineHost(paths),
+          examineHost(paths, leastNode),
           examineXen(paths, { clock: systemClock, timings: defaultTimings }),
           askDaemon(createApi(paths.api)),
         ]);
