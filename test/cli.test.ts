@@ -14,8 +14,8 @@ import { clip, textWidth } from "../src/interfaces/cli/text-width.ts";
 import { type ApiServer, createApiServer } from "../src/interfaces/http/server.ts";
 import { eventually } from "./support/eventually.ts";
 import { claim, createFakeView, domain, type FakeView, hostDevice } from "./support/fake-view.ts";
+import { silentLog } from "./support/logs.ts";
 
-const quiet = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 const noApp = (): never => {
   throw new Error("this test starts no daemon");
 };
@@ -26,7 +26,7 @@ let view: FakeView;
 let server: ApiServer;
 
 const serve = async (): Promise<void> => {
-  server = createApiServer({ view, log: quiet, version: "1.2.3", socket, tcp: null });
+  server = createApiServer({ view, log: silentLog, version: "1.2.3", socket, tcp: null });
   const started = await server.start();
   if (!started.ok) throw new Error(started.error);
 };

@@ -13,6 +13,7 @@ import { openPolicy, type PolicyRule, type PolicyState } from "../src/model/poli
 import { err, ok } from "../src/model/result.ts";
 import { defaultTimings, type Timings } from "../src/model/timings.ts";
 import { eventually } from "./support/eventually.ts";
+import { silentLog } from "./support/logs.ts";
 
 const NOTHING: UsbSelector = {
   vendor: null,
@@ -172,7 +173,7 @@ class Rig {
         clearTimeout: (handle) => this.clock.clearTimeout(handle as number),
       },
       random: () => 0.5,
-      log: { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} },
+      log: silentLog,
     };
     this.controller = createController(contracts, {
       timings: { ...defaultTimings, ...timings },

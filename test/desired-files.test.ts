@@ -9,6 +9,7 @@ import { createDesiredFiles } from "../src/adapters/desired-files.ts";
 import type { Clock, Log } from "../src/model/contracts.ts";
 import type { FileReading, TreeReading } from "../src/model/desired.ts";
 import { eventually } from "./support/eventually.ts";
+import { silentLog } from "./support/logs.ts";
 
 /** Long enough that what comes "at once" comes well before; short enough to wait for. */
 const SETTLE = 400;
@@ -23,7 +24,7 @@ let specs = "";
 let readings: TreeReading[] = [];
 let errors: string[] = [];
 let subscriptions: Subscription[] = [];
-const log: Log = { debug: () => {}, info: () => {}, warn: (m) => void errors.push(m), error: (m) => void errors.push(m) };
+const log: Log = { ...silentLog, warn: (m) => void errors.push(m), error: (m) => void errors.push(m) };
 
 beforeEach(() => {
   base = mkdtempSync(join(tmpdir(), "plugherd-specs-"));

@@ -9,6 +9,7 @@ import { err, ok, type Result } from "../src/model/result.ts";
 import type { QmpEvent } from "../src/protocol/qmp.ts";
 import { hostDevice, quickTimings, realClock, testDevice } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
+import { silentLog } from "./support/logs.ts";
 
 type Args = Readonly<Record<string, unknown>>;
 type Reply = Result<unknown, QmpError>;
@@ -85,7 +86,7 @@ function createTinyQemu(hostdevice = false) {
       timings: { ...quickTimings, findRetriesMs: [1, 1] },
       clock: realClock,
       random: () => 0.5,
-      log: { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined },
+      log: silentLog,
       hostdevice,
       drivers: new Map([["7.2.22", ["qemu-xhci"]]]),
       listings: createGate(1),

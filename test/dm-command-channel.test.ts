@@ -8,6 +8,7 @@ import { createXenstoreClient, type XenstoreClient } from "../src/adapters/xenst
 import { createFakeXenstored, type FakeXenstored } from "../src/sim/xenstored.ts";
 import { quickTimings, realClock } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
+import { strictLog } from "./support/logs.ts";
 
 const P = "/local/domain/0/device-model/7";
 let dir: string;
@@ -17,8 +18,7 @@ let model: DmCommandChannel;
 const open: (() => unknown)[] = [];
 
 async function connect(): Promise<XenstoreClient> {
-  const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: (message: string) => expect.fail(message) };
-  const client = createXenstoreClient(daemon.path, { timings: quickTimings, clock: realClock, random: () => 0.1, log });
+  const client = createXenstoreClient(daemon.path, { timings: quickTimings, clock: realClock, random: () => 0.1, log: strictLog });
   let up = false;
   client.changes$.subscribe((change) => (up = change.kind === "up"));
   client.start();

@@ -13,6 +13,7 @@ import type { ChangesMessage, SnapshotMessage, WatchMessage } from "../src/inter
 import { type ApiOptions, type ApiServer, createApiServer } from "../src/interfaces/http/server.ts";
 import { eventually } from "./support/eventually.ts";
 import { claim, createFakeView, domain, type FakeView, hostDevice } from "./support/fake-view.ts";
+import { silentLog } from "./support/logs.ts";
 
 const ajv = new Ajv2020({ allErrors: true, strict: true, allowUnionTypes: true });
 ajv.addSchema(JSON.parse(readFileSync("specs/live-api.schema.json", "utf8")) as object, "api");
@@ -22,7 +23,6 @@ const expectShape = (definition: string, value: unknown): void => {
   expect(check.errors ?? []).toEqual([]);
 };
 
-const quiet = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 const tokens = { operator: "operator-token-0123456789", read: "reader-token-0123456789" };
 
 let dir: string;
@@ -48,7 +48,7 @@ afterEach(async () => {
 });
 
 async function serve(more: Partial<ApiOptions> = {}): Promise<{ server: ApiServer; port: number | null }> {
-  const server = createApiServer({ view, log: quiet, version: "1.2.3", socket: path, tcp: null, ...more });
+  const server = createApiServer({ view, log: silentLog, version: "1.2.3", socket: path, tcp: null, ...more });
   ends.push(() => server.stop());
   const started = await server.start();
   if (!started.ok) throw new Error(started.error);
@@ -461,7 +461,7 @@ describe("the unix socket", () => {
 
   test("that a plugherd answers on ends the start with its process named, and is left alone", async () => {
     await serve();
-    const second = createApiServer({ view, log: quiet, version: "1", socket: path, tcp: null });
+    const second = createApiServer({ view, log: silentLog, version: "1", socket: path, tcp: null });
     const started = await second.start();
     expect(started).toEqual({
       ok: false,
@@ -476,7 +476,7 @@ describe("the unix socket", () => {
     await new Promise<void>((resolve) => other.listen(taken, () => resolve()));
     ends.push(() => new Promise((resolve) => other.close(resolve)));
     const start = async (socket: string): Promise<string> => {
-      const started = await createApiServer({ view, log: quiet, version: "1", socket, tcp: null }).start();
+      const started = await createApiServer({ view, log: silentLog, version: "1", socket, tcp: null }).start();
       return started.ok ? "" : started.error;
     };
     expect(await start(taken)).toContain(`(process ${String(process.pid)})`);

@@ -10,13 +10,13 @@ import type { Clock } from "../src/model/contracts.ts";
 import { type HostPolicy, openPolicy, type PolicyState } from "../src/model/policy.ts";
 import { eventually } from "./support/eventually.ts";
 import { readFileSync } from "node:fs";
+import { silentLog } from "./support/logs.ts";
 
 const clock: Clock = {
   now: () => Date.now(),
   setTimeout: (fn, ms) => setTimeout(fn, ms),
   clearTimeout: (handle) => clearTimeout(handle as NodeJS.Timeout),
 };
-const quiet = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 const text = (answer: "allow" | "deny", more = ""): string => `apiVersion: plugherd/v1\nkind: HostPolicy\ndefault: ${answer}\n${more}`;
 const denying: HostPolicy = { ...openPolicy, default: "deny" };
 
@@ -81,7 +81,7 @@ describe("the file, watched", () => {
       lastGood,
       timings: { fileSettleMs, auditMs: 3_600_000 },
       clock,
-      log: quiet,
+      log: silentLog,
     }).policy$.subscribe((state) => void states.push(state));
   };
   const last = (): PolicyState | undefined => states.at(-1);

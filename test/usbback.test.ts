@@ -11,6 +11,8 @@ import { createFakeXenstored } from "../src/sim/xenstored.ts";
 import { quickTimings, realClock } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
 import { createUsbDrivers, type UsbDrivers } from "./support/usb-drivers.ts";
+import { strictLog } from "./support/logs.ts";
+import type { Log } from "../src/model/contracts.ts";
 
 const A = "3-1.4:1.0";
 const B = "3-1.4:1.1";
@@ -37,12 +39,7 @@ afterEach(async () => {
 });
 
 const warnings: unknown[] = [];
-const log = {
-  debug: () => undefined,
-  info: () => undefined,
-  warn: (_: string, fields?: Readonly<Record<string, unknown>>) => void warnings.push(fields?.["interface"]),
-  error: (message: string) => expect.fail(message),
-};
+const log: Log = { ...strictLog, warn: (_, fields) => void warnings.push(fields?.["interface"]) };
 /** Long enough for the stand-in to follow on a busy machine; where something is to be given up, it is waited for. */
 const timings = { driverMs: 5_000, hostSettleMs: 5_000 };
 const SHORT = 300;

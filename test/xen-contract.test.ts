@@ -21,10 +21,10 @@ import { quickTimings, realClock } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
 import { device } from "./support/planner-worlds.ts";
 import { openRaw, type RawClient, removeStandin, type TestXenstored, xenstoredKinds } from "./support/xenstored.ts";
+import { strictLog } from "./support/logs.ts";
 
 const UUID = "c88e6c64-4586-4eee-9d61-5085bffefc40";
 const [READ, DIRECTORY, WRITE, RM, SET_PERMS] = [2, 1, 11, 13, 14];
-const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: (message: string) => expect.fail(message) };
 
 let dir: string;
 let raw: RawClient;
@@ -120,7 +120,7 @@ describe.each(
       timings: { ...quickTimings, recordSettleMs: 50, phantomMs: 100, auditMs: 200 },
       clock: realClock,
       random: () => 0.1,
-      log,
+      log: strictLog,
     };
     const storePath = join(dir, "store", "socket");
     const store = createXenstoreClient(storePath, rim);

@@ -26,6 +26,7 @@ import { createFakeXenstored, type FakeXenstored } from "../src/sim/xenstored.ts
 import { compileInto } from "./support/compiled.ts";
 import { quickTimings, realClock } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
+import { strictLog } from "./support/logs.ts";
 
 let dir: string;
 let socket: string;
@@ -41,8 +42,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: (message: string) => expect.fail(message) };
-const deps = { timings: quickTimings, clock: realClock, random: () => 0.1, log };
+const deps = { timings: quickTimings, clock: realClock, random: () => 0.1, log: strictLog };
 /** As on a host that this system controls. */
 const xenbus = (): XenbusPlace => {
   mkdirSync(join(dir, "proc/xen"), { recursive: true });

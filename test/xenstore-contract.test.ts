@@ -11,6 +11,7 @@ import { createFakeXenstored, type FakeXenstored, type FakeXenstoredOptions } fr
 import { quickTimings, realClock } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
 import { openRaw, type RawClient, removeStandin, type TestXenstored, xenstoredKinds } from "./support/xenstored.ts";
+import { strictLog } from "./support/logs.ts";
 
 let dir: string;
 let socket: string;
@@ -31,8 +32,12 @@ type Client = XenstoreClient & {
   fired(path: string): readonly string[];
 };
 function createClient(timings: Partial<Timings> = {}): Client {
-  const log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: (message: string) => expect.fail(message) };
-  const client = createXenstoreClient(socket, { timings: { ...quickTimings, ...timings }, clock: realClock, random: () => 0.1, log });
+  const client = createXenstoreClient(socket, {
+    timings: { ...quickTimings, ...timings },
+    clock: realClock,
+    random: () => 0.1,
+    log: strictLog,
+  });
   const told: XenstoreChange[] = [];
   client.changes$.subscribe((change) => told.push(change));
   client.start();

@@ -7,6 +7,7 @@ import { createXl, type Xl } from "../src/adapters/xl.ts";
 import { parseXlList, SHUTDOWN } from "../src/protocol/xl-list.ts";
 import { realClock } from "./support/domains-rig.ts";
 import { eventually } from "./support/eventually.ts";
+import { silentLog } from "./support/logs.ts";
 
 const HEADER =
   "Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID                            Reason-Code\tSecurity Label\n";
@@ -96,7 +97,7 @@ describe("the program", () => {
     return from(command, xlMs);
   };
   const from = (command: string, xlMs = 10_000): Xl => {
-    const log = { debug: () => undefined, info: () => undefined, warn: (text: string) => warnings.push(text), error: () => undefined };
+    const log = { ...silentLog, warn: (text: string) => warnings.push(text) };
     return createXl({ command, clock: realClock, timings: { xlMs }, log });
   };
   const listing = `cat <<'END'\n${HEADER}${row("vm", 7, "-b----", "-")}END`;

@@ -11,6 +11,7 @@ import type { HostDevice } from "../../src/model/hostdev.ts";
 import { defaultTimings, type Timings } from "../../src/model/timings.ts";
 import { eventually } from "./eventually.ts";
 import type { TestDevice, TestHost } from "./qemu.ts";
+import { silentLog } from "./logs.ts";
 
 export const realClock: Clock = {
   now: () => Date.now(),
@@ -92,12 +93,8 @@ export function createDomainsRig(
   const changes: DomainChange[] = [];
   const live = new Map<string, LiveDomain>();
   const warnings: string[] = [];
-  const log: Log = {
-    debug: () => undefined,
-    info: () => undefined,
-    warn: (message) => warnings.push(message),
-    error: (message) => warnings.push(message),
-  };
+  const warn = (message: string): void => void warnings.push(message);
+  const log: Log = { ...silentLog, warn, error: warn };
   const domains = createDomains({
     qmpDir,
     qmpListen,
