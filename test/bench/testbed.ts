@@ -20,7 +20,7 @@ export async function runTestbed(say: (line: string) => void): Promise<readonly 
     return [];
   }
   execFileSync("npx", ["tsc", "-p", "test/config/tsconfig.e2e.json"], { stdio: ["ignore", "inherit", "inherit"] });
-  const child = spawn(process.execPath, [resolve("test/e2e/.work/js/bench.js"), "--json"], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, [resolve("test/e2e/.work/js/e2e/bench.js"), "--json"], { stdio: ["ignore", "pipe", "inherit"] });
   let text = "";
   child.stdout.on("data", (chunk: Buffer) => {
     text += chunk.toString();

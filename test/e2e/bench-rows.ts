@@ -1,19 +1,10 @@
 /** Rows of a benchmark on the test host, and how their moments are read. */
+import { median, type Row } from "../bench/row.ts";
 import type { Host } from "./host.ts";
 
-export type Row = {
-  readonly name: string;
-  readonly value: number;
-  readonly unit: string;
-  readonly promise: string | null;
-  readonly met: boolean | null;
-};
-
-export const middle = (numbers: readonly number[]): number =>
-  [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN;
 /** Least, median, most. */
 export const spread = (numbers: readonly number[]): string =>
-  `${Math.min(...numbers).toFixed(0)}/${middle(numbers).toFixed(0)}/${Math.max(...numbers).toFixed(0)}`;
+  `${Math.min(...numbers).toFixed(0)}/${median(numbers).toFixed(0)}/${Math.max(...numbers).toFixed(0)}`;
 export const round = (value: number): number => Math.round(value * 10) / 10;
 /** A promise of at least `floor` times. */
 export const times = (ratio: number, floor: number): Pick<Row, "value" | "unit" | "promise" | "met"> => ({

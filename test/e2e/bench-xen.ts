@@ -2,7 +2,8 @@
  * Plug to attached on a real Xen host, beside a udev rule that runs `xl usbdev-attach`, interleaved in one run: an HVM domain and a PV domain, each
  * with both contenders. Both are detached in order before each pull: after a surprise pull xl does not attach again, which is tried at the end.
  */
-import { beside, middle, moments, type Row, spread, times } from "./bench-rows.ts";
+import { median, type Row } from "../bench/row.ts";
+import { beside, moments, spread, times } from "./bench-rows.ts";
 import { STICK, writeDomain } from "./desired.ts";
 import type { Host } from "./host.ts";
 import { WITNESS } from "./places.ts";
@@ -104,7 +105,7 @@ export async function xenRows(host: Host, runs: number, say: (line: string) => v
     say(
       `${name}: node -> command ${spread(all.map(({ share }) => share))}, node -> opening ${spread(all.map(({ opening }) => opening))}, plug -> attached ${spread(all.map(({ whole }) => whole))} ms`,
     );
-  const of = (index: number, what: (run: Run) => number): number => middle((contenders[index]?.runs ?? []).map(what));
+  const of = (index: number, what: (run: Run) => number): number => median((contenders[index]?.runs ?? []).map(what));
   const kinds = [
     { title: "HVM", index: 0 },
     { title: "PV", index: 2 },

@@ -8,7 +8,8 @@
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { beside, middle, moments, type Row, round, spread, times } from "./bench-rows.ts";
+import { median, type Row } from "../bench/row.ts";
+import { beside, moments, round, spread, times } from "./bench-rows.ts";
 import { xenRows } from "./bench-xen.ts";
 import { STICK, writeDomain } from "./desired.ts";
 import { createHost, type Host } from "./host.ts";
@@ -111,7 +112,7 @@ async function replugs(host: Host): Promise<Row[]> {
     );
   }
   const of = (index: number, what: (run: Run) => number | null): number =>
-    middle((contenders[index]?.runs ?? []).flatMap((run) => what(run) ?? []));
+    median((contenders[index]?.runs ?? []).flatMap((run) => what(run) ?? []));
   const [mine, theirs] = [of(0, (run) => run.opening), of(1, (run) => run.opening)];
   const [share, ruleShare] = [of(0, (run) => run.share), of(2, (run) => run.share)];
   return [
@@ -164,7 +165,7 @@ async function quickReplugs(host: Host): Promise<Row[]> {
     // A new count of disconnects.
     await sleep(11_000);
   }
-  const value = middle(beyond);
+  const value = median(beyond);
   say(`after 20 quick replugs: attached ${spread(beyond)} ms after the ${String(FLAP_HOLD_MS)} ms of Flapping`);
   const name = "testbed: 20 quick replugs, the last one attached after the 3 s of Flapping (median of 3)";
   return [{ name, value: round(value), unit: "ms", promise: "<= 500", met: value <= 500 }];

@@ -2,7 +2,7 @@
  * Every change that plugherd makes in xenstore for one attach and one detach, in order, beside what `xl` makes for the same on the same host: an HVM
  * domain (device model) and a PV domain (qusb). Prints tables in Markdown.
  *
- * usage: writes.js
+ * usage: npm run e2e -- --list builds it; then node test/e2e/.work/js/e2e/writes.js
  */
 import { resolve } from "node:path";
 import { STICK, writeDomain } from "./desired.ts";

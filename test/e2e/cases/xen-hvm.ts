@@ -1,11 +1,12 @@
 /** HVM domains on real Xen: devices through the device model, records that `xl` reads and writes too. */
 import assert from "node:assert/strict";
 import type { Case } from "../case.ts";
-import { oneStick, STICK, writeDomain } from "../desired.ts";
+import { oneStick, writeDomain } from "../desired.ts";
 import type { Host } from "../host.ts";
 import { sleep, until } from "../waiting.ts";
 import { HVM1 } from "../xen-config.ts";
 import { untilRight, type XenDomain } from "../xen.ts";
+import { pairAttached, pairHas, pairOf, plugPair, unplugPair, writePair } from "../xen-pair.ts";
 
 const IDS = "46f4:0001";
 const driverBack = (host: Host, busid: string): Promise<boolean> =>
@@ -109,18 +110,13 @@ export const xenHvmCases: readonly Case[] = [
     timeoutMs: 600_000,
     run: async (host) => {
       const { xen } = host;
-      const [hvm, pv] = [xen.domain("hvm1"), xen.domain("pv1")];
-      await writeDomain(host, "hvm1", [{ name: "h", usb: { ...STICK, serial: "H" } }]);
-      await writeDomain(host, "pv1", [{ name: "p", usb: { ...STICK, serial: "P" } }]);
+      const [hvm, pv] = pairOf(host);
+      await writePair(host);
       await host.daemon.start();
-      await host.plug("sh", "usb-storage", { port: "1", serial: "H" });
-      await host.plug("sp", "usb-storage", { port: "2", serial: "P" });
-      const [one, two] = [await host.plugged("2-1"), await host.plugged("2-2")];
+      const sticks = await plugPair(host, "1");
       const right = async (): Promise<void> => {
-        await host.phase("h", "Attached", { timeoutMs: 120_000 });
-        await host.phase("p", "Attached", { timeoutMs: 120_000 });
-        await untilRight(hvm, [one]);
-        await untilRight(pv, [two]);
+        await pairAttached(host, 120_000);
+        await pairHas(host, sticks);
       };
       await right();
       for (const domain of [hvm, pv]) {
@@ -173,32 +169,21 @@ export const xenHvmCases: readonly Case[] = [
     start: "guests",
     run: async (host) => {
       const { xen } = host;
-      const [hvm, pv] = [xen.domain("hvm1"), xen.domain("pv1")];
-      await writeDomain(host, "hvm1", [{ name: "h", usb: { ...STICK, serial: "H" } }]);
-      await writeDomain(host, "pv1", [{ name: "p", usb: { ...STICK, serial: "P" } }]);
+      const [hvm, pv] = pairOf(host);
+      await writePair(host);
       await host.daemon.start();
-      await host.plug("sh", "usb-storage", { port: "1", serial: "H" });
-      await host.plug("sp", "usb-storage", { port: "2", serial: "P" });
-      const [one, two] = [await host.plugged("2-1"), await host.plugged("2-2")];
-      await untilRight(hvm, [one]);
-      await untilRight(pv, [two]);
-      await host.phase("h", "Attached");
-      await host.phase("p", "Attached");
+      const sticks = await plugPair(host, "1");
+      await pairHas(host, sticks);
+      await pairAttached(host);
       const told = [await hvm.qemu.changes(), await pv.qemu.changes()];
       await xen.liveUpdate();
       // Time for a wrong deed to be done.
       await sleep(2_000);
-      await untilRight(hvm, [one]);
-      await untilRight(pv, [two]);
+      await pairHas(host, sticks);
       assert.deepEqual([await hvm.qemu.changes(), await pv.qemu.changes()], told);
-      await host.unplug("sh");
-      await host.unplug("sp");
-      await untilRight(hvm, []);
-      await untilRight(pv, []);
-      await host.plug("sh", "usb-storage", { port: "3", serial: "H" });
-      await host.plug("sp", "usb-storage", { port: "2", serial: "P" });
-      await untilRight(hvm, [await host.plugged("2-3")]);
-      await untilRight(pv, [await host.plugged("2-2")]);
+      await unplugPair(host);
+      await pairHas(host, []);
+      await pairHas(host, await plugPair(host, "3"));
       await pv.sees(IDS, true);
     },
   },

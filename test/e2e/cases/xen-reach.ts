@@ -1,40 +1,25 @@
 /** Other ways to the store: the C daemon, and the kernel's own device where there is no socket. */
 import assert from "node:assert/strict";
 import type { Case } from "../case.ts";
-import { STICK, writeDomain } from "../desired.ts";
+import { writeDomain } from "../desired.ts";
 import type { Host } from "../host.ts";
 import { untilHeld, untilRight, type Wanted, type XenDomain } from "../xen.ts";
+import { pairAttached, pairHas, pairOf, plugPair, unplugPair, writePair } from "../xen-pair.ts";
 
 /** Both kinds of domain get their stick, lose it, get it back elsewhere, and give it back when the file says so. */
 async function base(host: Host, check: (domain: XenDomain, devices: readonly Wanted[]) => Promise<unknown>): Promise<void> {
-  const [hvm, pv] = [host.xen.domain("hvm1"), host.xen.domain("pv1")];
-  await host.plug("sh", "usb-storage", { port: "1", serial: "H" });
-  await host.plug("sp", "usb-storage", { port: "2", serial: "P" });
-  const [one, two] = [await host.plugged("2-1"), await host.plugged("2-2")];
-  await host.phase("h", "Attached");
-  await host.phase("p", "Attached");
-  await check(hvm, [one]);
-  await check(pv, [two]);
+  const [, pv] = pairOf(host);
+  const first = await plugPair(host, "1");
+  await pairAttached(host);
+  await pairHas(host, first, check);
   await pv.sees("46f4:0001", true);
-  await host.unplug("sh");
-  await host.unplug("sp");
-  await check(hvm, []);
-  await check(pv, []);
+  await unplugPair(host);
+  await pairHas(host, [], check);
   await pv.sees("46f4:0001", false);
-  await host.plug("sh", "usb-storage", { port: "3", serial: "H" });
-  await host.plug("sp", "usb-storage", { port: "2", serial: "P" });
-  await check(hvm, [await host.plugged("2-3")]);
-  await check(pv, [await host.plugged("2-2")]);
+  await pairHas(host, await plugPair(host, "3"), check);
   await pv.sees("46f4:0001", true);
-  await writeDomain(host, "hvm1", []);
-  await writeDomain(host, "pv1", []);
-  await check(hvm, []);
-  await check(pv, []);
-}
-
-async function write(host: Host): Promise<void> {
-  await writeDomain(host, "hvm1", [{ name: "h", usb: { ...STICK, serial: "H" } }]);
-  await writeDomain(host, "pv1", [{ name: "p", usb: { ...STICK, serial: "P" } }]);
+  for (const { name } of pairOf(host)) await writeDomain(host, name, []);
+  await pairHas(host, [], check);
 }
 
 export const xenReachCases: readonly Case[] = [
@@ -45,15 +30,14 @@ export const xenReachCases: readonly Case[] = [
     run: async (host) => {
       const { xen } = host;
       assert.equal((await host.sh("pidof -s xenstored && ! pidof oxenstored")).trim() === "", false);
-      await write(host);
+      await writePair(host);
       await host.daemon.start();
       await xen.domain("hvm1").create({ type: "hvm" }, { paused: true });
       await xen.domain("pv1").boot();
       await base(host, untilRight);
       await xen.liveUpdate();
-      await write(host);
-      await untilRight(xen.domain("hvm1"), [await host.plugged("2-3")]);
-      await untilRight(xen.domain("pv1"), [await host.plugged("2-2")]);
+      await writePair(host);
+      await pairHas(host, [await host.plugged("2-3"), await host.plugged("2-2")]);
     },
   },
   {
@@ -63,12 +47,11 @@ export const xenReachCases: readonly Case[] = [
     start: "guests",
     run: async (host) => {
       await host.sh("mv /run/xenstored/socket /run/xenstored/socket.away");
-      await write(host);
+      await writePair(host);
       await host.daemon.start();
       await base(host, untilHeld);
       await host.sh("mv /run/xenstored/socket.away /run/xenstored/socket");
-      await untilRight(host.xen.domain("hvm1"), []);
-      await untilRight(host.xen.domain("pv1"), []);
+      await pairHas(host, []);
     },
   },
 ];
